@@ -1,0 +1,56 @@
+"""Write to a temporary name beside the target, then rename: a file is whole or not there at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from .errors import OutputError
+
+
+@contextmanager
+def atomic(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path with the target's own suffix; on success it becomes `path`, else it vanishes.
+
+    Raises OutputError for a full disk or a place that may not be written.
+    """
+    path = Path(path)
+    suffix = "".join(path.suffixes[-2:])
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name.split('.')[0]}-", suffix=f".part{suffix}", dir=path.parent)
+    except OSError as error:
+        raise output_error(error, path) from error
+    os.close(handle)
+    part = Path(name)
+    try:
+        yield part
+        os.chmod(part, 0o666 & ~_umask())
+        with open(part, "rb") as done:
+            os.fsync(done.fileno())
+        os.replace(part, path)
+    except OSError as error:
+        raise output_error(error, path) from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def output_error(error: OSError, path: Path) -> Exception:
+    """The OutputError that tells what the operating system said; errors of another kind come back as they are."""
+    if error.errno == errno.ENOSPC:
+        return OutputError("the disk is full; nothing was written", file=path, fix="free some space or choose another folder")
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return OutputError("this place may not be written", file=path, fix="choose another output folder")
+    if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
+        return OutputError("a file stands where a folder is needed, or the other way round", file=path, fix="choose another output")
+    return error
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

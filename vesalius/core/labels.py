@@ -1,0 +1,71 @@
+"""What a value in a mask means: name, colour and the SNOMED code that DICOM-SEG asks for."""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from .errors import LabelError, unknown_name
+
+
+@dataclass(frozen=True)
+class Code:
+    """A coded concept: `value` in `scheme` (SCT for SNOMED CT), and its `meaning` in words."""
+
+    value: str
+    meaning: str
+    scheme: str = "SCT"
+
+
+@dataclass(frozen=True)
+class Label:
+    """One structure: its `value` in the mask (never 0), `name`, `colour` RGB 0..255, DICOM codes."""
+
+    value: int
+    name: str
+    colour: tuple[int, int, int] | None = None
+    category: Code | None = None
+    type: Code | None = None
+
+    @property
+    def rgb(self) -> tuple[int, int, int]:
+        """The colour, or one far from its neighbours' (golden angle on the hue circle)."""
+        if self.colour:
+            return self.colour
+        r, g, b = colorsys.hsv_to_rgb((0.02 + self.value * 0.61803399) % 1, 0.75, 0.95)
+        return int(r * 255), int(g * 255), int(b * 255)
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The labels of a task in order of value, without background (0). `ignore` marks unlabelled voxels."""
+
+    items: tuple[Label, ...]
+    ignore: int | None = None
+
+    def __post_init__(self) -> None:
+        items = tuple(self.items)
+        object.__setattr__(self, "items", items)
+        values, names = [label.value for label in items], [label.name for label in items]
+        if len(set(values)) != len(values) or len(set(names)) != len(names):
+            raise LabelError("two labels share a value or a name", fix="give each its own")
+        if any(value < 1 or value > 65535 for value in values) or values != sorted(values):
+            raise LabelError(f"label values must rise between 1 and 65535, not {values}")
+
+    def __iter__(self) -> Iterator[Label]:
+        return iter(self.items)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    @property
+    def values(self) -> tuple[int, ...]:
+        return tuple(label.value for label in self.items)
+
+    def named(self, name: str) -> Label:
+        """The label called `name`; raises UnknownName."""
+        for label in self.items:
+            if label.name == name:
+                return label
+        raise unknown_name("label", name, [label.name for label in self.items])
