@@ -1,0 +1,116 @@
+"""Every model by name: who wrote it, what it takes, how it is built. A new model is one file and one entry here."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from ..core.errors import InputError, unknown_name
+from . import layouts
+from .unet import UNet, UNetConfig
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One model.
+
+    tiny      the configuration of the contract tests
+    loss      name of its loss, as training/losses.py lists it
+    recipe    name of its default recipe, as training/recipe.py lists it
+    official  from the config of a reference file to our config and the names of its tensors
+    unused    parameters that the original carries and never uses
+    """
+
+    builder: Callable[[Any], nn.Module]
+    config: type
+    paper: str
+    licence: str
+    description: str
+    dims: tuple[int, ...]
+    tiny: Any
+    loss: str
+    recipe: str
+    weights: str
+    official: Callable[[dict[str, Any]], tuple[Any, layouts.Rename]] | None = None
+    unused: tuple[str, ...] = field(default=())
+
+
+CATALOG: dict[str, Entry] = {
+    "unet": Entry(
+        builder=UNet,
+        config=UNetConfig,
+        paper="Ronneberger et al. 2015, arXiv:1505.04597; Isensee et al. 2021, 10.1038/s41592-020-01008-z",
+        licence="Apache-2.0 (our code)",
+        description="U-Net in 2D and 3D, plain or residual, with deep supervision",
+        dims=(2, 3),
+        tiny=UNetConfig(widths=(6, 8, 12), deep_supervision="training"),
+        loss="dice_ce",
+        recipe="unet",
+        weights="layouts milesial (GPL-3), nested (MIT), nnunet (Apache-2.0) are read by weights.from_official",
+        official=layouts.official,
+    ),
+}
+
+
+def entry(name: str) -> Entry:
+    """The entry of a model; raises UnknownName with the nearest name."""
+    if name not in CATALOG:
+        raise unknown_name("model", name, CATALOG)
+    return CATALOG[name]
+
+
+def build(name: str, config: dict[str, Any] | None = None) -> nn.Module:
+    """The model `name` with `config`, a plain dict as TOML and JSON hold it; what it leaves out keeps its default.
+
+    Raises UnknownName for a model or a field that does not exist, InputError for a value that does not fit.
+    """
+    found = entry(name)
+    return found.builder(make_config(found.config, config or {}))
+
+
+def make_config(kind: type, values: dict[str, Any]) -> Any:
+    """A frozen config of `kind` from plain values: lists become tuples, and every name and choice is checked."""
+    hints = typing.get_type_hints(kind)
+    for key, value in values.items():
+        if key not in hints:
+            raise unknown_name(f"{kind.__name__} field", key, hints)
+        choices = typing.get_args(hints[key]) if typing.get_origin(hints[key]) is typing.Literal else ()
+        if choices and value not in choices:
+            raise InputError(f"{key} = {value!r} is none of {', '.join(map(str, choices))}", fix=f"choose one for {key}")
+    return kind(**{key: _frozen(value) for key, value in values.items()})
+
+
+def plain(config: Any) -> dict[str, Any]:
+    """A config as plain values, for TOML and JSON; `make_config` reads them back."""
+    return {key: _listed(value) for key, value in dataclasses.asdict(config).items()}
+
+
+def parameter_count(model: nn.Module) -> int:
+    """How many trainable numbers the model has."""
+    return sum(p.numel() for p in model.parameters())
+
+
+def gflops(model: nn.Module, shape: tuple[int, ...]) -> float:
+    """10^9 multiply-adds (one counts as 1) of a forward pass on a (B, C, *S) image, counted on a meta copy: no memory."""
+    was_training = model.training
+    with torch.device("meta"):
+        shadow = type(model)(model.config).eval()  # type: ignore[call-arg]
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            shadow(torch.empty(shape))
+    model.train(was_training)
+    return counter.get_total_flops() / 2e9  # the counter counts a multiply and an add as two
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(_frozen(v) for v in value) if isinstance(value, list | tuple) else value
+
+
+def _listed(value: Any) -> Any:
+    return [_listed(v) for v in value] if isinstance(value, list | tuple) else value

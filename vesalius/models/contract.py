@@ -1,0 +1,49 @@
+"""What a model promises: one `Outputs` from every forward pass, and a straight answer about the sizes it takes."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol, runtime_checkable
+
+from torch import Tensor
+
+
+class Outputs(NamedTuple):
+    """What every model returns, always.
+
+    main       (B, K, *S) logits
+    auxiliary  what else the loss needs (deep supervision: logits at 1/2, 1/4, ... of the size); () outside training
+    """
+
+    main: Tensor
+    auxiliary: tuple[Tensor, ...] = ()
+
+
+@runtime_checkable
+class Segmenter(Protocol):
+    """A network from image to class logits. Sizes are spatial, in (Z, Y, X) or (Y, X) order, in voxels or pixels."""
+
+    dims: int
+    in_channels: int
+    classes: int
+
+    @property
+    def divisor(self) -> tuple[int, ...]:
+        """Input sizes step by this much per axis."""
+        ...
+
+    @property
+    def smallest(self) -> tuple[int, ...]:
+        """The smallest input size."""
+        ...
+
+    def nearest_size(self, size: tuple[int, ...]) -> tuple[int, ...]:
+        """The nearest input size the network takes; `size` itself when it fits."""
+        ...
+
+    def output_size(self, size: tuple[int, ...]) -> tuple[int, ...]:
+        """The size of `Outputs.main` for an input of `size`; raises ShapeError for a size that does not fit."""
+        ...
+
+    def __call__(self, image: Tensor) -> Outputs:
+        """(B, C, *S) -> Outputs; raises ChannelError or ShapeError before any computing."""
+        ...

@@ -1,0 +1,186 @@
+"""The published U-Nets as configurations of ours, and how their files name the tensors.
+
+A preset returns a UNetConfig. `official(config)` takes the config of a reference file and returns our configuration with
+a function from an official tensor name to ours (None: not a tensor of this network).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from ..core.errors import unknown_name
+from .unet import Axes, UNetConfig
+
+Rename = Callable[[str], str | None]
+
+
+def ronneberger(in_channels: int = 1, classes: int = 2, widths: tuple[int, ...] = (64, 128, 256, 512, 1024)) -> UNetConfig:
+    """The paper's network, arXiv:1505.04597 fig. 1: valid convolutions, 572 x 572 -> 388 x 388, dropout 0.
+
+    The paper drops out at the end of the contracting path without a rate; set `dropout` for that.
+    """
+    return UNetConfig(
+        in_channels, classes, 2, widths, norm="none", activation="relu", down="max", padding="valid"
+    )
+
+
+def milesial(
+    in_channels: int = 3,
+    classes: int = 2,
+    widths: tuple[int, ...] = (64, 128, 256, 512, 1024),
+    upsampling: str = "transpose",
+) -> UNetConfig:
+    """milesial/Pytorch-UNet: batch norm, padded convolutions, any input size. Bilinear halves bottleneck and decoder."""
+    if upsampling not in ("transpose", "bilinear"):
+        raise unknown_name("upsampling", upsampling, ("transpose", "bilinear"))
+    bilinear = upsampling == "bilinear"
+    return UNetConfig(
+        in_channels,
+        classes,
+        2,
+        (*widths[:-1], widths[-1] // 2) if bilinear else widths,
+        decoder_widths=(widths[0], *(w // 2 for w in widths[1:-1])) if bilinear else (),
+        norm="batch",
+        activation="relu",
+        down="max",
+        up="linear" if bilinear else "transpose",
+        align_corners=bilinear,
+        odd_sizes="pad",
+        conv_bias=False,
+    )
+
+
+def nested(in_channels: int = 3, classes: int = 1, widths: tuple[int, ...] = (32, 64, 128, 256, 512)) -> UNetConfig:
+    """The plain U-Net of 4uiiurz1/pytorch-nested-unet: batch norm after biased convolutions, bilinear up-sampling."""
+    return UNetConfig(
+        in_channels, classes, 2, widths, norm="batch", activation="relu", down="max", up="linear", align_corners=True
+    )
+
+
+def nnunet(
+    in_channels: int = 1,
+    classes: int = 2,
+    base: int = 32,
+    pools: tuple[Axes, ...] = ((2, 2, 2),) * 5,
+    first_kernel: Axes = (),
+    max_features: int | None = None,
+    deep_supervision: str = "training",
+) -> UNetConfig:
+    """nnU-Net v1's generic U-Net, 10.1038/s41592-020-01008-z: strided convolutions, instance norm, widths base x 2^level.
+
+    Widths end at 320 in 3D and 480 in 2D. A decoder level takes the kernel of the level below it, as the original does.
+    """
+    dims, levels = len(pools[0]), len(pools) + 1
+    limit = max_features or (320 if dims == 3 else 480)
+    kernels = ((*first_kernel,) or (3,) * dims, *((3,) * dims,) * (levels - 1))
+    return UNetConfig(
+        in_channels,
+        classes,
+        dims,  # type: ignore[arg-type]
+        tuple(min(base * 2**level, limit) for level in range(levels)),
+        pools,
+        kernels,
+        decoder_kernels=kernels[1:],
+        skip_first=False,
+        up_bias=False,
+        head_bias=False,
+        deep_supervision=deep_supervision,  # type: ignore[arg-type]
+    )
+
+
+def residual_encoder(
+    in_channels: int = 1,
+    classes: int = 2,
+    widths: tuple[int, ...] = (32, 64, 128, 256, 320, 320),
+    pools: tuple[Axes, ...] = ((2, 2, 2),) * 5,
+    blocks: tuple[int, ...] = (1, 3, 4, 6, 6, 6),
+) -> UNetConfig:
+    """nnU-Net's ResEnc U-Net, arXiv:2404.09556: residual units in the encoder, one convolution a decoder level."""
+    return UNetConfig(
+        in_channels,
+        classes,
+        len(pools[0]),  # type: ignore[arg-type]
+        widths,
+        pools,
+        convs=blocks,
+        decoder_convs=(1,) * len(pools),
+        block="residual",
+        skip_first=False,
+        deep_supervision="training",
+    )
+
+
+def official(config: dict[str, Any]) -> tuple[UNetConfig, Rename]:
+    """Our configuration for a reference file's `config`, and the names of its tensors; raises UnknownName."""
+    given = {key: value for key, value in config.items() if key != "layout"}
+    layout = config.get("layout", "")
+    if layout not in LAYOUTS:
+        raise unknown_name("U-Net layout", str(layout), LAYOUTS)
+    for key in ("widths", "first_kernel"):
+        if given.get(key) is not None:
+            given[key] = tuple(given[key])
+    if "pools" in given:
+        given["pools"] = tuple(tuple(pool) for pool in given["pools"])
+    given.pop("dims", None)  # milesial and nested are 2D; nnunet counts the axes of its pools
+    preset, rename = LAYOUTS[layout]
+    if layout == "nnunet":
+        given.setdefault("deep_supervision", "always")  # the original answers with all its heads
+    ours = preset(**given)
+    return ours, rename(len(ours.widths) - 1)
+
+
+def _milesial_names(levels: int) -> Rename:
+    parts = {"0": "0.conv", "1": "0.norm", "3": "1.conv", "4": "1.norm"}
+
+    def rename(name: str) -> str | None:
+        if found := re.fullmatch(r"inc\.double_conv\.(\d)\.(\w+)", name):
+            return f"encoder.0.{parts[found[1]]}.{found[2]}"
+        if found := re.fullmatch(r"down(\d+)\.maxpool_conv\.1\.double_conv\.(\d)\.(\w+)", name):
+            return f"encoder.{found[1]}.{parts[found[2]]}.{found[3]}"
+        if found := re.fullmatch(r"up(\d+)\.up\.(\w+)", name):
+            return f"up.{levels - int(found[1])}.{found[2]}"
+        if found := re.fullmatch(r"up(\d+)\.conv\.double_conv\.(\d)\.(\w+)", name):
+            return f"decoder.{levels - int(found[1])}.{parts[found[2]]}.{found[3]}"
+        found = re.fullmatch(r"outc\.conv\.(\w+)", name)
+        return f"heads.0.{found[1]}" if found else None
+
+    return rename
+
+
+def _nested_names(levels: int) -> Rename:
+    def rename(name: str) -> str | None:
+        if found := re.fullmatch(r"conv(\d)_(\d)\.(conv|bn)([12])\.(\w+)", name):
+            side = "encoder" if found[2] == "0" else "decoder"
+            return f"{side}.{found[1]}.{int(found[4]) - 1}.{'norm' if found[3] == 'bn' else 'conv'}.{found[5]}"
+        found = re.fullmatch(r"final\.(\w+)", name)
+        return f"heads.0.{found[1]}" if found else None
+
+    return rename
+
+
+def _nnunet_names(levels: int) -> Rename:
+    parts = {"conv": "conv", "instnorm": "norm"}
+
+    def rename(name: str) -> str | None:
+        if found := re.fullmatch(r"conv_blocks_context\.(\d+)\.blocks\.(\d)\.(conv|instnorm)\.(\w+)", name):
+            return f"encoder.{found[1]}.{found[2]}.{parts[found[3]]}.{found[4]}"
+        # the bottleneck and the decoder are two stacks of one convolution each
+        if found := re.fullmatch(r"conv_blocks_context\.(\d+)\.(\d)\.blocks\.0\.(conv|instnorm)\.(\w+)", name):
+            return f"encoder.{found[1]}.{found[2]}.{parts[found[3]]}.{found[4]}"
+        if found := re.fullmatch(r"conv_blocks_localization\.(\d+)\.(\d)\.blocks\.0\.(conv|instnorm)\.(\w+)", name):
+            return f"decoder.{levels - 1 - int(found[1])}.{found[2]}.{parts[found[3]]}.{found[4]}"
+        if found := re.fullmatch(r"tu\.(\d+)\.weight", name):
+            return f"up.{levels - 1 - int(found[1])}.weight"
+        found = re.fullmatch(r"seg_outputs\.(\d+)\.weight", name)
+        return f"heads.{levels - 1 - int(found[1])}.weight" if found else None
+
+    return rename
+
+
+LAYOUTS: dict[str, tuple[Callable[..., UNetConfig], Callable[[int], Rename]]] = {
+    "milesial": (milesial, _milesial_names),
+    "nested": (nested, _nested_names),
+    "nnunet": (nnunet, _nnunet_names),
+}
