@@ -1,0 +1,167 @@
+"""Models ready to use: a task and its weights found by name, run folder or file, on the device that was asked for.
+
+    'nuclei'                      a task: its weights come with the package
+    runs/hippocampus              a training run: weights.safetensors, or fold_0 ... fold_4, which are averaged
+    unet + weights=FILE           the task travels inside the weights file
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ..core.errors import InputError, UnknownName, WeightsError, unknown_name
+from ..models.catalog import CATALOG, build
+from ..models.weights import file_hash, load_into, load_state
+from ..tasks.catalog import TASKS
+from ..tasks.task import Task, read_task
+from .tiled import Precision, use_bf16
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+RUN_WEIGHTS = "weights.safetensors"
+TASK_KEY = "vesalius"  # in the metadata of a weights file
+
+
+@dataclass(frozen=True, eq=False)
+class Predictor:
+    """`task` and the `models` that solve it, in eval mode on `device`; several models are folds, averaged."""
+
+    task: Task
+    models: tuple[nn.Module, ...]
+    weights_hash: str
+    device: torch.device
+    precision: Precision
+    weights: tuple[Path, ...] = ()
+
+    @property
+    def arithmetic(self) -> str:
+        """What `precision` comes to on this device: 'bf16' or 'fp32'."""
+        return "bf16" if use_bf16(self.precision, self.device) else "fp32"
+
+
+def load(
+    what: str | Path | None = None,
+    *,
+    weights: str | Path | None = None,
+    device: str = "auto",
+    precision: Precision = "auto",
+) -> Predictor:
+    """The predictor for a task name, a run folder, a weights file, or a catalog model together with `weights`.
+
+        predictor = vesalius.load("hippocampus")
+
+    Raises UnknownName with the nearest name, WeightsError for weights that are missing, altered or made for something else,
+    and InputError for a device that is not there.
+    """
+    place = choose_device(device)
+    use_bf16(precision, place)  # an unknown precision is told before anything is read
+    task, paths, sha256 = _find(what, weights)
+    loaded = [_load_one(path, task, sha256) for path in paths]
+    first = loaded[0][0]
+    for path, (other, _) in zip(paths, loaded, strict=True):
+        if (other.labels, other.channels, other.decide, other.steps) != (first.labels, first.channels, first.decide, first.steps):
+            raise WeightsError("this fold was trained for other labels, channels or steps than the first", file=path)
+    hashes = "".join(file_hash(path) for path in paths)
+    digest = hashes if len(paths) == 1 else hashlib.sha256(hashes.encode()).hexdigest()
+    models = tuple(_settle(model, place) for _, model in loaded)
+    return Predictor(first, models, digest, place, precision, tuple(paths))
+
+
+def choose_device(name: str) -> torch.device:
+    """The device called `name`; 'auto' takes the best there is. One that was asked for and is absent is an error."""
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if there[kind]))
+    if name not in there:
+        raise unknown_name("device", name, DEVICES)
+    if not there[name]:
+        raise InputError(f"PyTorch finds no {name} device on this computer", fix="use --device auto or --device cpu")
+    return torch.device(name)
+
+
+def run_weights(run: Path) -> list[Path]:
+    """The weights of a training run, one file a fold; empty where `run` holds none."""
+    if (run / RUN_WEIGHTS).is_file():
+        return [run / RUN_WEIGHTS]
+    return sorted(run.glob(f"fold_*/{RUN_WEIGHTS}"))
+
+
+def _find(what: str | Path | None, weights: str | Path | None) -> tuple[Task | None, list[Path], str | None]:
+    """The task, if its name says it already; the weights files; and the hash they must have, if known."""
+    if what is None and weights is None:
+        raise UnknownName("neither a task nor a model was named", fix=_choices())
+    name = str(what) if what is not None else None
+    if name in TASKS:
+        task = TASKS[name]
+        if weights is not None:
+            return task, [_existing(weights)], None
+        return task, [_shipped(task)], task.weights.sha256 if task.weights else None
+    if name in CATALOG or name is None:
+        if weights is None:
+            using = sorted(task.name for task in TASKS.values() if task.model.name == name)
+            raise WeightsError(
+                f"the model '{name}' has no weights of its own",
+                fix=f"give --weights FILE or a run folder, or name a task{' that uses it: ' + ', '.join(using) if using else ''}",
+            )
+        return None, [_existing(weights)], None
+    return None, _in_place(Path(name), name, weights), None
+
+
+def _in_place(path: Path, name: str, weights: str | Path | None) -> list[Path]:
+    """The weights that lie at `path`, a run folder or a file."""
+    if weights is not None and path.exists():
+        raise WeightsError("a run folder brings its own weights", file=path, fix="leave out --weights, or name a model")
+    if path.is_file():
+        return [path]
+    if path.is_dir():
+        if found := run_weights(path):
+            return found
+        fix = "name a folder that `vesalius train` wrote"
+        raise WeightsError(f"this folder holds no {RUN_WEIGHTS}, nor folds with one", file=path, fix=fix)
+    raise unknown_name("task, model or run", name, [*TASKS, *CATALOG])
+
+
+def _existing(weights: str | Path) -> Path:
+    path = Path(weights)
+    if not path.is_file():
+        raise WeightsError("there is no such weights file", file=path, fix="check the path")
+    return path
+
+
+def _shipped(task: Task) -> Path:
+    """The weights of `task` inside the installed package."""
+    if task.weights is None:
+        raise WeightsError(f"the task '{task.name}' ships no weights", fix="give --weights FILE, or train it")
+    path = Path(str(files("vesalius") / "weights" / task.weights.file))
+    if not path.is_file():
+        raise WeightsError(f"the installation lacks the weights of '{task.name}'", file=path, fix="install vesalius again")
+    return path
+
+
+def _load_one(path: Path, named: Task | None, sha256: str | None) -> tuple[Task, nn.Module]:
+    """The task and the model of one weights file. The file's own record wins; a task named beside it must agree."""
+    state, metadata = load_state(path, sha256=sha256)
+    own = read_task(metadata[TASK_KEY], str(path)) if TASK_KEY in metadata else None
+    task = named if sha256 is not None else own or named
+    if task is None:
+        raise WeightsError("this file does not say what it was trained for", file=path, fix="name the task with --task")
+    if named is not None and named.labels.values != task.labels.values:
+        raise WeightsError(f"these weights were trained for '{task.name}', not for '{named.name}'", file=path)
+    model = build(task.model.name, task.model.config)
+    load_into(model, state, file=path)
+    return task, model
+
+
+def _settle(model: nn.Module, device: torch.device) -> nn.Module:
+    """In eval mode, on its device, with kernels laid out as the channels_last input wants them."""
+    layout = torch.channels_last if model.dims == 2 else torch.channels_last_3d
+    return model.eval().requires_grad_(False).to(device).to(memory_format=layout)  # type: ignore[call-overload]
+
+
+def _choices() -> str:
+    return f"give --task ({', '.join(sorted(TASKS))}) or --model ({', '.join(sorted(CATALOG))}, or a run folder)"

@@ -1,0 +1,281 @@
+"""Tiled inference: a network sees a volume patch by patch, and only the planes still being written are held.
+
+    tiles, by their z      |--A--|
+                              |--B--|          planes above B's first one are final once A is done:
+                                 |--C--|       they leave as a slab before C is read
+    held                      ======           (K, patch z, Y, X), never (K, Z, Y, X)
+
+Scores of overlapping tiles are averaged with Gaussian weights (nnU-Net, Isensee et al. 2021). The map is a product of
+one curve an axis, so its sum over the tiles is one too: the curves are normalised beforehand, and neither a
+volume of weights nor a division afterwards is needed.
+
+Pictures are volumes of one plane; 2D models walk through a volume plane by plane. Models of valid convolutions
+give less than they see (Ronneberger et al. 2015, overlap-tile): their tiles step by what they give, and what they see
+beyond the border is mirrored. An image smaller than a patch is padded with zeros on both sides.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..core.errors import InputError, ShapeError, UnknownName
+from ..transforms.tiles import gaussian, starts
+from .memory import activation_bytes, readable
+
+Precision = Literal["auto", "fp32", "bf16"]
+Slab = tuple[int, np.ndarray]
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class TilePlan:
+    """How a volume is walked through, and the memory it takes beside image and weights, in bytes."""
+
+    patch: Shape  # what the model sees, (Z, Y, X)
+    gives: Shape  # what it gives, smaller for valid convolutions
+    starts: tuple[tuple[int, ...], ...]  # first voxel of what the tiles give, per axis, on the padded lattice
+    padded: Shape
+    before: Shape  # padding in front, per axis
+    batch: int
+    slab: int  # planes that leave together
+    dtype: torch.dtype  # of the held planes
+    bf16: bool
+    held_bytes: int
+
+    @property
+    def tiles(self) -> int:
+        return math.prod(len(axis) for axis in self.starts)
+
+
+def tiled(
+    models: nn.Module | Sequence[nn.Module],
+    array: np.ndarray,
+    *,
+    patch: Sequence[int],
+    overlap: float = 0.5,
+    flips: Sequence[int] = (),
+    batch: int | None = None,
+    precision: Precision = "auto",
+    ram_bytes: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Iterator[Slab]:
+    """Yield `(z0, logits (K, dz, Y, X) float32)` in order of z, covering `array` (C, Z, Y, X) once.
+
+    The array may be a memmap: it is read tile by tile. Several `models` (folds) and all mirrorings along `flips`
+    (0 = Z, 1 = Y, 2 = X) are averaged over their logits. `ram_bytes` bounds what this function holds, activations included.
+    `progress` is called with tiles done and tiles in all. Raises ShapeError, and InputError where the bound cannot be met.
+    """
+    models = [models] if isinstance(models, nn.Module) else list(models)
+    plan = plan_tiles(models, array.shape, patch=patch, overlap=overlap, batch=batch, precision=precision, ram_bytes=ram_bytes)
+    return _walk(models, array, plan, _mirrorings(flips), progress)
+
+
+def plan_tiles(
+    models: Sequence[nn.Module],
+    shape: Sequence[int],
+    *,
+    patch: Sequence[int],
+    overlap: float = 0.5,
+    batch: int | None = None,
+    precision: Precision = "auto",
+    ram_bytes: int | None = None,
+) -> TilePlan:
+    """The walk for an array of `shape` (C, Z, Y, X); runs nothing. Raises ShapeError, and InputError for too little memory."""
+    channels, *size = shape
+    patch = tuple(int(n) for n in patch)
+    if len(size) != 3 or len(patch) != 3:
+        raise ShapeError(f"tiles need an array (C, Z, Y, X) and a patch (Z, Y, X), not {tuple(shape)} and {patch}")
+    gives = _gives(models[0], patch)
+    padded = tuple(max(n, p) for n, p in zip(size, gives, strict=True))
+    walk = tuple(tuple(starts(n, p, overlap)) for n, p in zip(padded, gives, strict=True))
+    bf16 = use_bf16(precision, device_of(models[0]))
+    classes, each = activation_bytes(models[0], (channels, *patch), dims=_dims(models[0]), bf16=bf16)
+    plane = classes * padded[1] * padded[2]
+    held = min(padded[0], gives[0])
+    tiles = math.prod(len(axis) for axis in walk)
+    for count, slab, dtype in _choices(batch, plane, padded[0], tiles, patch):
+        bytes_ = count * each + plane * (held * dtype.itemsize + slab * (4 + dtype.itemsize))
+        if ram_bytes is None or bytes_ <= ram_bytes:
+            break
+    else:
+        have, want = readable(max(ram_bytes, 0)), readable(bytes_)
+        raise InputError(
+            f"tiles of {patch} with {classes} classes need at least {want} beside image and weights, and {have} are left",
+            fix="allow more memory with --max-ram",
+        )
+    before = tuple((p - n) // 2 for p, n in zip(padded, size, strict=True))
+    return TilePlan(patch, gives, walk, padded, before, count, slab, dtype, bf16, bytes_)
+
+
+def use_bf16(precision: Precision, device: torch.device) -> bool:
+    """Whether networks run in bfloat16: `auto` where the hardware multiplies it (AMX, AVX512-BF16, recent GPUs)."""
+    if precision == "fp32":
+        return False
+    if precision == "bf16":
+        return True
+    if precision != "auto":
+        raise UnknownName(f"there is no precision '{precision}'", fix="choose auto, fp32 or bf16")
+    if device.type == "cpu":
+        known = (getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("avx512_bf16", "amx_tile"))
+        return any(asked() for asked in known if asked)
+    return device.type == "cuda" and torch.cuda.is_bf16_supported()
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where the model's parameters lie."""
+    return next((p.device for p in model.parameters()), torch.device("cpu"))
+
+
+def _dims(model: nn.Module) -> int:
+    return int(model.dims)  # type: ignore[arg-type]
+
+
+def _gives(model: nn.Module, patch: Shape) -> Shape:
+    if not hasattr(model, "output_size"):
+        return patch
+    if _dims(model) == 2:
+        return (1, *model.output_size(patch[1:]))
+    return tuple(model.output_size(patch))
+
+
+def _choices(batch: int | None, plane: int, depth: int, tiles: int, patch: Shape) -> Iterator[tuple[int, int, torch.dtype]]:
+    """Batch, slab and precision of the held planes, from the comfortable to the thrifty."""
+    comfortable = batch or max(1, min(tiles, 4 * 256 * 256 // math.prod(patch)))  # more gains nothing on a CPU
+    slab = max(1, min(depth, 2**26 // (4 * plane)))  # about 64 MB
+    yield comfortable, slab, torch.float32
+    while slab > 1:
+        slab = max(1, slab // 2)
+        yield comfortable, slab, torch.float32
+    for count in sorted({1, comfortable // 2} - {0, comfortable}, reverse=True):
+        yield count, 1, torch.float32
+    yield 1, 1, torch.float16
+
+
+def _mirrorings(flips: Sequence[int]) -> list[tuple[int, ...]]:
+    axes = sorted(set(flips))
+    if any(axis not in (0, 1, 2) for axis in axes):
+        raise UnknownName(f"there is no axis to mirror in {list(flips)}", fix="0 is Z, 1 is Y, 2 is X")
+    return [chosen for n in range(len(axes) + 1) for chosen in itertools.combinations(axes, n)]
+
+
+@torch.inference_mode()
+def _walk(models: Sequence[nn.Module], array: np.ndarray, plan: TilePlan, mirrorings: list, progress: Any) -> Iterator[Slab]:
+    device = device_of(models[0])
+    curves = [_curves(n, p, s) for n, p, s in zip(plan.padded, plan.gives, plan.starts, strict=True)]
+    planes = _Planes(plan, array.shape[1:], device)
+    tiles = list(itertools.product(*plan.starts))
+    for first in range(0, len(tiles), plan.batch):
+        chosen = tiles[first : first + plan.batch]
+        x = torch.from_numpy(np.stack([_cut(array, tile, plan) for tile in chosen])).to(device)
+        scores = _forward(models, x, mirrorings, plan.bf16)
+        for tile, score in zip(chosen, scores, strict=True):
+            planes.add(score, tile, [curve[start] for curve, start in zip(curves, tile, strict=True)])
+        last = first + plan.batch >= len(tiles)
+        yield from planes.finished(plan.padded[0] if last else tiles[first + plan.batch][0], last)
+        if progress:
+            progress(min(first + plan.batch, len(tiles)), len(tiles))
+
+
+def _curves(size: int, patch: int, walk: Sequence[int]) -> dict[int, torch.Tensor]:
+    """The Gaussian of one axis for each start, divided by the sum of all of them where it lies."""
+    curve = gaussian((patch,)).astype(np.float64)
+    total = np.zeros(size)
+    for start in walk:
+        total[start : start + patch] += curve
+    return {start: torch.from_numpy((curve / total[start : start + patch]).astype(np.float32)) for start in walk}
+
+
+def _cut(array: np.ndarray, tile: Shape, plan: TilePlan) -> np.ndarray:
+    """What the model sees (C, *patch) float32 for the tile that gives from `tile` on."""
+    if plan.gives != plan.patch:  # overlap-tile: mirrored beyond the border
+        index = [
+            _mirrored(np.arange(start - before - (p - g) // 2, start - before - (p - g) // 2 + p), n)
+            for start, before, p, g, n in zip(tile, plan.before, plan.patch, plan.gives, array.shape[1:], strict=True)
+        ]
+        return np.ascontiguousarray(array[(slice(None), *np.ix_(*index))], dtype=np.float32)
+    low = [start - before for start, before in zip(tile, plan.before, strict=True)]
+    inside = tuple(slice(max(a, 0), min(a + p, n)) for a, p, n in zip(low, plan.patch, array.shape[1:], strict=True))
+    part = array[(slice(None), *inside)]
+    if part.shape[1:] == plan.patch:
+        return np.ascontiguousarray(part, dtype=np.float32)
+    whole = np.zeros((len(array), *plan.patch), np.float32)
+    whole[(slice(None), *(slice(s.start - a, s.stop - a) for s, a in zip(inside, low, strict=True)))] = part
+    return whole
+
+
+def _mirrored(index: np.ndarray, size: int) -> np.ndarray:
+    """Indices beyond 0..size-1 mirrored at the border voxels: -1 -> 1, size -> size - 2."""
+    if size == 1:
+        return np.zeros_like(index)
+    index = np.abs(index) % (2 * size - 2)
+    return np.where(index < size, index, 2 * size - 2 - index)
+
+
+def _forward(models: Sequence[nn.Module], x: torch.Tensor, mirrorings: list, bf16: bool) -> torch.Tensor:
+    """Logits (B, K, *gives) float32 of `x` (B, C, Z, Y, X), averaged over models and mirrorings."""
+    total = None
+    flat = _dims(models[0]) == 2
+    casting = torch.autocast(x.device.type, torch.bfloat16) if bf16 else nullcontext()
+    with casting:
+        for model, axes in itertools.product(models, mirrorings):
+            turned = x.flip([axis + 2 for axis in axes]) if axes else x
+            turned = turned.squeeze(2) if flat else turned
+            turned = turned.contiguous(memory_format=torch.channels_last if flat else torch.channels_last_3d)
+            scores = model(turned).main.float()
+            scores = scores.unsqueeze(2) if flat else scores
+            scores = scores.flip([axis + 2 for axis in axes]) if axes else scores
+            total = scores if total is None else total.add_(scores)
+    count = len(models) * len(mirrorings)
+    return total if count == 1 else total.div_(count)  # type: ignore[union-attr, return-value]
+
+
+class _Planes:
+    """The planes still being written, each (K, Y, X), by their z on the padded lattice; finished ones are used again."""
+
+    def __init__(self, plan: TilePlan, size: Shape, device: torch.device):
+        self.plan, self.size, self.device = plan, size, device
+        self.open: dict[int, torch.Tensor] = {}
+        self.spare: list[torch.Tensor] = []
+        self.next = plan.before[0]
+
+    def add(self, scores: torch.Tensor, tile: Shape, curves: list[torch.Tensor]) -> None:
+        """Add `scores` (K, *gives), weighted; planes of mere padding are left out."""
+        z_weight, y_weight, x_weight = (curve.to(self.device) for curve in curves)
+        weight = torch.outer(y_weight, x_weight)
+        window = (slice(None), slice(tile[1], tile[1] + len(y_weight)), slice(tile[2], tile[2] + len(x_weight)))
+        for i, factor in enumerate(z_weight.tolist()):
+            z = tile[0] + i
+            if self.plan.before[0] <= z < self.plan.before[0] + self.size[0]:
+                part = self._plane(z, len(scores))[window]
+                part.addcmul_(scores[:, i].to(part.dtype), weight.to(part.dtype), value=factor)
+
+    def finished(self, end: int, last: bool) -> Iterator[Slab]:
+        """Slabs of the planes in front of `end`, which nobody will touch any more."""
+        _, y, x = self.plan.before
+        end = min(end, self.plan.before[0] + self.size[0])
+        while end - self.next >= self.plan.slab or (last and self.next < end):
+            count = min(self.plan.slab, end - self.next)
+            ready = [self.open.pop(self.next + i) for i in range(count)]
+            slab = np.empty((len(ready[0]), count, *self.size[1:]), np.float32)
+            for i, plane in enumerate(ready):
+                slab[:, i] = plane[:, y : y + self.size[1], x : x + self.size[2]].cpu().numpy()
+            self.spare += ready
+            self.next += count
+            yield self.next - count - self.plan.before[0], slab
+
+    def _plane(self, z: int, classes: int) -> torch.Tensor:
+        if z not in self.open:
+            fresh = self.spare.pop().zero_() if self.spare else None
+            if fresh is None:
+                fresh = torch.zeros((classes, *self.plan.padded[1:]), dtype=self.plan.dtype, device=self.device)
+            self.open[z] = fresh
+        return self.open[z]
