@@ -56,6 +56,13 @@ class Terminal:
         if self.json:
             print(json_format.dumps(plain(data), indent=2, allow_nan=False))
 
+    def record(self, data: dict[str, Any]) -> None:
+        """A record for both: a line a field for people, one object for programs."""
+        fields = plain(data).items()
+        rows = [(key, value if isinstance(value, str) else json_format.dumps(value)) for key, value in fields]
+        self.table(("field", "value"), rows)
+        self.result(data)
+
     def complain(self, line: str) -> None:
         """One line on stderr, whatever --quiet says."""
         print(" ".join(line.split()), file=sys.stderr)
@@ -88,7 +95,7 @@ def terminal(*, quiet: bool, json: bool, debug: bool) -> Iterator[Terminal]:
     except typer.Exit:
         raise
     except KeyboardInterrupt:
-        screen.complain("interrupted: nothing half-written is left; the same command (train: with --resume) goes on where it stopped")
+        screen.complain("interrupted: nothing half-written is left. The same command (train: with --resume) goes on.")
         raise typer.Exit(INTERRUPTED) from None
     except Exception as error:
         raise typer.Exit(report(error, screen)) from error

@@ -49,7 +49,8 @@ def examine(folder: Path | None = None) -> Iterator[Check]:
     name, flags = processor()
     fast = [flag for flag in GOOD_FLAGS if flag in flags]
     bf16 = "bf16 is fast" if {"avx512_bf16", "amx_bf16", "bf16"} & set(fast) else "no bf16: --precision auto computes in fp32"
-    yield Check("processor", "ok", f"{name}; {usable_cores()} of {os.cpu_count()} cores; {' '.join(fast) or 'no known flags'}; {bf16}")
+    cores = f"{usable_cores()} of {os.cpu_count()} cores"
+    yield Check("processor", "ok", f"{name}; {cores}; {' '.join(fast) or 'no known flags'}; {bf16}")
     total, free = memory_gb()
     if total is None or free is None:
         yield Check("memory", "absent", "this system does not tell")
@@ -61,8 +62,10 @@ def examine(folder: Path | None = None) -> Iterator[Check]:
     yield Check("disk", "broken" if cramped else "ok", f"{disk:.1f} GB free in {folder or Path.cwd()}", cramped)
     for extra, modules in EXTRAS.items():
         missing = [module for module in modules if importlib.util.find_spec(module) is None]
-        found = f"{', '.join(missing)} not installed" if missing else ", ".join(modules)
-        yield Check(f"extra {extra}", "absent" if missing else "ok", found, f"pip install 'vesalius[{extra}]'" if missing else None)
+        if missing:
+            yield Check(f"extra {extra}", "absent", f"{', '.join(missing)} not installed", f"pip install 'vesalius[{extra}]'")
+        else:
+            yield Check(f"extra {extra}", "ok", ", ".join(modules))
 
 
 def installed(library: str) -> Check:
@@ -107,13 +110,21 @@ def memory_gb() -> tuple[float | None, float | None]:
         return None, None
 
 
+def examine_all(device: str) -> Iterator[Check]:
+    """Every check there is, the quick ones first."""
+    yield from examine()
+    yield compute_device(device)
+    yield from verify_weights()
+    yield from self_test(device)
+
+
 def verify_weights() -> Iterator[Check]:
     """Every weights file that the tasks name is in the package and has the hash they expect."""
     from ..tasks.catalog import TASKS
 
     for name, task in sorted(TASKS.items()):
         if task.weights is None:
-            yield Check(f"weights {name}", "absent", "this task ships none", f"train it: vesalius train DATASET -o RUN --task {name}")
+            yield Check(f"weights {name}", "absent", "this task ships none", f"vesalius train DATASET -o RUN --task {name}")
             continue
         file = Path(__file__).parents[1] / "weights" / task.weights.file
         if not file.is_file():
@@ -121,4 +132,66 @@ def verify_weights() -> Iterator[Check]:
         elif hashlib.sha256(file.read_bytes()).hexdigest() != task.weights.sha256:
             yield Check(f"weights {name}", "broken", f"{file} was altered", "pip install --force-reinstall vesalius")
         else:
-            yield Check(f"weights {name}", "ok", f"{file.stat().st_size / 1e6:.1f} MB, hash {task.weights.sha256[:12]}, {task.weights.licence}")
+            size_mb = file.stat().st_size / 1e6
+            yield Check(f"weights {name}", "ok", f"{size_mb:.1f} MB, hash {task.weights.sha256[:12]}, {task.weights.licence}")
+
+
+def compute_device(name: str) -> Check:
+    """The device that `--device NAME` comes to."""
+    from ..pipeline.predictor import choose_device
+
+    return Check("device", "ok", f"{name} is {choose_device(name)}")
+
+
+def self_test(device: str) -> Iterator[Check]:
+    """Segment one drawn example for each shipped task, from file to file, and look whether the mask lies on the image's grid."""
+    from ..core.errors import InputError
+    from ..tasks.catalog import TASKS
+
+    for name, task in sorted(TASKS.items()):
+        if task.weights is None:
+            continue
+        with tempfile.TemporaryDirectory(prefix="vesalius-doctor-") as folder:
+            start = time.perf_counter()
+            try:
+                found = walk(Path(folder), name, task.dims, device)
+            except InputError as error:
+                yield Check(f"self-test {name}", "broken", str(error), "reinstall, or report it")
+            else:
+                yield Check(f"self-test {name}", "ok", f"{found} in {time.perf_counter() - start:.1f} s")
+
+
+def walk(folder: Path, task: str, dims: int, device: str) -> str:
+    """Write a bright ball on dark ground, segment it, read the mask back; says what was found in it."""
+    import numpy as np
+
+    size = (1, 96, 96) if dims == 2 else (40, 40, 40)
+    z, y, x = np.ogrid[tuple(slice(-(n // 2), n - n // 2) for n in size)]
+    ball = (z**2 + y**2 + x**2 < 12**2).astype(np.uint8)
+    picture = 40 + 150 * ball + np.random.default_rng(0).integers(0, 20, size, dtype=np.uint8)
+    if dims == 2:
+        from PIL import Image as Picture
+
+        file = folder / "ball.png"
+        Picture.fromarray(picture[0]).save(file)
+    else:
+        import nibabel
+
+        file = folder / "ball.nii.gz"
+        nibabel.save(nibabel.Nifti1Image(picture.T, np.eye(4)), file)
+    return measured(file, folder / "out", task, device)
+
+
+def measured(file: Path, out: Path, task: str, device: str) -> str:
+    """Segment `file` as the command does, and compare the mask's grid with the image's."""
+    from ..core.errors import GeometryError
+    from ..io.files import read, read_mask
+    from ..pipeline.segment import segment
+
+    segment(file, out, task=task, device=device)
+    image = read(file)
+    (path,) = [each for each in out.iterdir() if each.name.startswith("ball.")]
+    mask = read_mask(path)
+    if not mask.grid.same_as(image.grid):
+        raise GeometryError("the mask does not lie on the grid of its image", file=path)
+    return f"{int((mask.array > 0).sum())} voxels of {mask.array.size} found, on the grid of the image"

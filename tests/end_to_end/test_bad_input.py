@@ -1,0 +1,304 @@
+"""Every bad input ends with one clear line and exit code 2, and leaves nothing half-written behind."""
+
+import errno
+import json
+import os
+
+import numpy as np
+import pytest
+
+from .conftest import dicom_series, mask_volume, picture, volume
+
+
+def files_in(folder):
+    """Every file below a folder, temporary ones included."""
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()) if folder.exists() else []
+
+
+def refused(result, *words):
+    """Exit code 2, and one line on stderr that says each of `words`."""
+    assert result.exit_code == 2, (result.exit_code, result.stderr, result.exception)
+    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1, result.stderr
+    for word in words:
+        assert word.lower() in result.stderr.lower(), f"{word!r} is not said: {result.stderr}"
+    return True
+
+
+def cut(path, keep=0.5):
+    """The file without its second half, as a broken transfer leaves it."""
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * keep)])
+    return path
+
+
+def with_value(value):
+    def make(path):
+        voxels = np.ones((20, 18, 16), np.float32)
+        voxels[3, 4, 5] = value
+        return volume(path, dtype=np.float32, values=voxels)
+
+    return make
+
+
+def text(path):
+    path.write_text("this is no image\n" * 20)
+    return path
+
+
+def empty(path):
+    path.write_bytes(b"")
+    return path
+
+
+def five_channels(path):
+    import tifffile
+
+    tifffile.imwrite(path, np.random.default_rng(0).integers(0, 255, (40, 36, 5), dtype=np.uint8), photometric="rgb")
+    return path
+
+
+def truncated_dicom(path):
+    folder = dicom_series(path)
+    cut(sorted(folder.iterdir())[1])
+    return folder
+
+
+BAD_INPUTS = {
+    "truncated PNG": ("picture", "case.png", lambda path: cut(picture(path)), ["case.png"]),
+    "truncated TIFF": ("picture", "case.tif", lambda path: cut(picture(path)), ["case.tif"]),
+    "truncated JPEG": ("picture", "case.jpg", lambda path: cut(picture(path)), ["case.jpg"]),
+    "truncated NIfTI": ("volume", "case.nii.gz", lambda path: cut(volume(path)), ["case.nii.gz"]),
+    "truncated plain NIfTI": ("volume", "case.nii", lambda path: cut(volume(path)), ["case.nii"]),
+    "truncated DICOM": ("volume", "study", truncated_dicom, [".dcm"]),
+    "text named .nii.gz": ("volume", "case.nii.gz", text, ["case.nii.gz"]),
+    "text named .png": ("picture", "case.png", text, ["case.png"]),
+    "text named .dcm": ("volume", "case.dcm", text, ["case.dcm"]),
+    "zero-byte PNG": ("picture", "case.png", empty, ["case.png", "empty"]),
+    "zero-byte NIfTI": ("volume", "case.nii.gz", empty, ["case.nii.gz", "empty"]),
+    "NaN voxel": ("volume", "case.nii.gz", with_value(np.nan), ["case.nii.gz", "NaN"]),
+    "Inf voxel": ("volume", "case.nii.gz", with_value(np.inf), ["case.nii.gz", "inf"]),
+    "1-pixel picture": ("picture", "case.png", lambda path: picture(path, (1, 1)), ["case.png", "pixel"]),
+    "1-voxel volume": ("volume", "case.nii.gz", lambda path: volume(path, (1, 1, 1)), ["case.nii.gz"]),
+    "five channels for an RGB model": ("picture", "case.tif", five_channels, ["case.tif", "5", "3"]),
+    "picture without spacing for a model in mm": ("volume", "case.png", lambda path: picture(path, mode="L"), ["case.png"]),
+    "unknown suffix": ("picture", "case.xyz", text, ["case.xyz"]),
+    "missing file": ("picture", "nowhere.png", lambda path: path, ["nowhere.png"]),
+    "missing folder": ("picture", "nowhere", lambda path: path, ["nowhere"]),
+    "empty folder": ("picture", "void", lambda path: path.mkdir() or path, ["void"]),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_INPUTS)
+def test_segment_refuses(kind, run, tmp_path, picture_weights, volume_weights):
+    model, name, make, words = BAD_INPUTS[kind]
+    weights = picture_weights if model == "picture" else volume_weights
+    bad = make(tmp_path / name)
+    assert refused(run("segment", bad, "-o", tmp_path / "out", "--model", "unet", "--weights", weights), *words)
+    assert files_in(tmp_path / "out") == []
+
+
+@pytest.mark.parametrize("kind", ["truncated PNG", "zero-byte PNG", "1-pixel picture", "five channels for an RGB model"])
+def test_a_bad_case_among_others_is_listed_and_the_others_are_done(kind, run, tmp_path, picture_weights):
+    _, name, make, words = BAD_INPUTS[kind]
+    picture(tmp_path / "in" / "a_good.png")
+    picture(tmp_path / "in" / "z_good.png", seed=1)
+    make(tmp_path / "in" / name)
+    out = tmp_path / "out"
+    result = run("segment", tmp_path / "in", "-o", out, "--model", "unet", "--weights", picture_weights, "--json")
+    assert result.exit_code == 1, result.stderr
+    assert words[0] in result.stderr
+    assert {"a_good.png", "z_good.png"} <= set(files_in(out))
+    assert not [file for file in files_in(out) if file.startswith("case") or ".part" in file]
+    json.loads(result.stdout)
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_a_full_disk_leaves_nothing_behind(call, run, tmp_path, monkeypatch, volume_weights):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    image = volume(tmp_path / "case.nii.gz")
+    monkeypatch.setattr(os, call, full)
+    assert refused(run("segment", image, "-o", tmp_path / "out", "--model", "unet", "--weights", volume_weights), "disk is full")
+    assert files_in(tmp_path / "out") == []
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["--model", "unett", "--weights", "WEIGHTS"], ["unett", "did you mean 'unet'"]),
+        (["--task", "nuclie"], ["nuclie", "did you mean 'nuclei'"]),
+        ([], ["nuclei", "hippocampus", "--task", "--model"]),
+        (["--model", "unet"], ["--weights"]),
+        (["--model", "unet", "--weights", "nowhere.safetensors"], ["nowhere.safetensors"]),
+        (["--model", "unet", "--weights", "WEIGHTS", "--max-ram", "lots"], ["lots"]),
+    ],
+    ids=["unknown model", "unknown task", "neither", "no weights", "missing weights", "unreadable size"],
+)
+def test_segment_refuses_what_it_cannot_know(words, said, run, tmp_path, picture_weights):
+    image = picture(tmp_path / "case.png")
+    words = [picture_weights if word == "WEIGHTS" else word for word in words]
+    assert refused(run("segment", image, "-o", tmp_path / "out", *words), *said)
+    assert files_in(tmp_path / "out") == []
+
+
+def test_weights_that_were_cut_short_are_refused(run, tmp_path, picture_weights):
+    broken = tmp_path / "broken.safetensors"
+    broken.write_bytes(picture_weights.read_bytes()[:-100])
+    image = picture(tmp_path / "case.png")
+    assert refused(run("segment", image, "-o", tmp_path / "out", "--model", "unet", "--weights", broken), "broken.safetensors")
+
+
+def test_two_series_in_a_folder_are_listed_until_one_is_chosen(run, tmp_path, volume_weights):
+    folder = dicom_series(tmp_path / "study", series="1.2.3.4441")
+    dicom_series(folder, series="1.2.3.4442", start_mm=50)
+    words = ["segment", folder, "-o", tmp_path / "out", "--model", "unet", "--weights", volume_weights]
+    assert refused(run(*words), "1.2.3.4441", "1.2.3.4442", "--series")
+    assert refused(run(*words, "--series", "1.2.3.9"), "1.2.3.9")
+    assert files_in(tmp_path / "out") == []
+    assert run(*words, "--series", "1.2.3.4442").exit_code == 0
+    assert "study.nii.gz" in files_in(tmp_path / "out")
+
+
+# --- training -----------------------------------------------------------------------------------------------------
+
+
+def nnunet(folder, cases=4, **strange):
+    """An nnU-Net v2 dataset; `strange` replaces the keyword arguments of the last case's image or mask."""
+    for i in range(cases):
+        last = strange if i == cases - 1 else {}
+        volume(folder / "imagesTr" / f"case{i}_0000.nii.gz", seed=i, **last.get("image", {}))
+        mask_volume(folder / "labelsTr" / f"case{i}.nii.gz", **last.get("mask", {}))
+    record = {
+        "channel_names": {"0": "MRI"},
+        "labels": {"background": 0, "first": 1, "second": 2},
+        "numTraining": cases,
+        "file_ending": ".nii.gz",
+    }
+    (folder / "dataset.json").write_text(json.dumps(record))
+    return folder
+
+
+def paired(folder, cases=4):
+    """Pictures with masks of their stem."""
+    for i in range(cases):
+        picture(folder / "images" / f"case{i}.png", seed=i)
+        picture(folder / "masks" / f"case{i}.png", mode="1")
+    return folder
+
+
+def spacing_missing_in_one(folder):
+    """Three volumes with a header, and one TIFF volume that knows no millimetres."""
+    import tifffile
+
+    for i in range(3):
+        volume(folder / "images" / f"case{i}.nii.gz", seed=i)
+        mask_volume(folder / "labels" / f"case{i}.nii.gz")
+    block = np.zeros((16, 18, 20), np.uint8)
+    block[4:12, 4:12, 4:12] = 1
+    tifffile.imwrite(folder / "images" / "case3.tif", 3 * block)
+    tifffile.imwrite(folder / "labels" / "case3.tif", block)
+    return folder
+
+
+def twice_the_same_name(folder):
+    paired(folder)
+    picture(folder / "images" / "case1.jpg")
+    return folder
+
+
+def broken_dataset_json(folder):
+    nnunet(folder)
+    cut(folder / "dataset.json")
+    return folder
+
+
+def mask_missing(folder):
+    paired(folder)
+    (folder / "masks" / "case2.png").unlink()
+    return folder
+
+
+BAD_DATASETS = {
+    "label not in dataset.json": (lambda folder: nnunet(folder, mask={"values": (1, 7)}), ["case3", "7"]),
+    "image and mask of different shape": (lambda folder: nnunet(folder, mask={"size": (20, 18, 15)}), ["case3"]),
+    "image and mask of different spacing": (lambda folder: nnunet(folder, mask={"spacing_mm": (1.0, 1.0, 3.0)}), ["case3"]),
+    "spacing missing in some cases": (spacing_missing_in_one, ["spacing"]),
+    "duplicated case names": (twice_the_same_name, ["case1"]),
+    "truncated dataset.json": (broken_dataset_json, ["dataset.json"]),
+    "mask missing": (mask_missing, ["case2"]),
+    "truncated image": (lambda folder: cut(nnunet(folder) / "imagesTr/case2_0000.nii.gz") and folder, ["case2_0000.nii.gz"]),
+    "NaN in an image": (lambda folder: with_value(np.nan)(nnunet(folder) / "imagesTr/case1_0000.nii.gz") and folder, ["case1"]),
+    "missing folder": (lambda folder: folder, ["dataset"]),
+    "empty folder": (lambda folder: folder.mkdir() or folder, ["dataset"]),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_DATASETS)
+def test_train_refuses(kind, run, tmp_path):
+    make, words = BAD_DATASETS[kind]
+    dataset = make(tmp_path / "dataset")
+    assert refused(run("train", dataset, "-o", tmp_path / "run", "--epochs", 1, "--workers", 0), *words)
+    assert files_in(tmp_path / "run") == []
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["--model", "unett"], ["unett", "did you mean 'unet'"]),
+        (["--recipe", "unett"], ["unett", "did you mean"]),
+        (["--task", "hipocampus"], ["hipocampus", "did you mean 'hippocampus'"]),
+        (["--plan", "nowhere.toml"], ["nowhere.toml"]),
+        (["--folds", 5, "--fold", 7], ["7"]),
+        (["--patients", "nowhere.csv"], ["nowhere.csv"]),
+        (["--resume"], ["resume"]),
+        (["--device", "cuda"], ["cuda"]),
+    ],
+    ids=["model", "recipe", "task", "plan", "fold", "patients", "nothing to resume", "device"],
+)
+def test_train_refuses_what_it_cannot_know(words, said, run, tmp_path):
+    import torch
+
+    if "cuda" in words and torch.cuda.is_available():
+        pytest.skip("this computer has the device")
+    dataset = nnunet(tmp_path / "dataset")
+    assert refused(run("train", dataset, "-o", tmp_path / "run", "--epochs", 1, "--workers", 0, *words), *said)
+    assert files_in(tmp_path / "run") == []
+
+
+def test_mixed_spacings_are_refused_with_no_resample(run, tmp_path):
+    other = {"spacing_mm": (1.0, 1.0, 3.0)}
+    dataset = nnunet(tmp_path / "dataset", image=other, mask=other)
+    words = ["train", dataset, "-o", tmp_path / "run", "--plan-only"]
+    assert refused(run(*words, "--no-resample"), "spacing")
+    assert files_in(tmp_path / "run") == []
+    assert run(*words).exit_code == 0 and "plan.toml" in files_in(tmp_path / "run")
+
+
+# --- evaluation ---------------------------------------------------------------------------------------------------
+
+
+def test_evaluate_refuses_masks_of_different_shape(run, tmp_path):
+    pred, ref = mask_volume(tmp_path / "pred.nii.gz"), mask_volume(tmp_path / "ref.nii.gz", size=(20, 18, 15))
+    assert refused(run("evaluate", pred, ref, "-o", tmp_path / "out"), "pred.nii.gz")
+    assert files_in(tmp_path / "out") == []
+
+
+@pytest.mark.parametrize("which", ["missing", "empty"])
+def test_evaluate_refuses_a_folder_without_references(which, run, tmp_path):
+    mask_volume(tmp_path / "pred" / "case.nii.gz")
+    if which == "empty":
+        (tmp_path / "ref").mkdir()
+    assert refused(run("evaluate", tmp_path / "pred", tmp_path / "ref", "-o", tmp_path / "out"), "ref")
+    assert files_in(tmp_path / "out") == []
+
+
+def test_evaluate_refuses_a_case_that_has_two_predictions(run, tmp_path):
+    mask_volume(tmp_path / "pred" / "case.nii.gz")
+    mask_volume(tmp_path / "pred" / "case.nii")
+    mask_volume(tmp_path / "ref" / "case.nii.gz")
+    assert refused(run("evaluate", tmp_path / "pred", tmp_path / "ref", "-o", tmp_path / "out"), "case")
+
+
+def test_evaluate_refuses_truncated_masks(run, tmp_path):
+    pred, ref = cut(mask_volume(tmp_path / "pred.nii.gz")), mask_volume(tmp_path / "ref.nii.gz")
+    assert refused(run("evaluate", pred, ref, "-o", tmp_path / "out"), "pred.nii.gz")
