@@ -1,0 +1,386 @@
+"""One door for every format: `read` an image, `read_mask` a label map, `write` a mask.
+
+    file or DICOM folder --read--> Image (C, Z, Y, X) ... Mask --write--> the same grid, on disk at once or not at all
+
+A name's suffix chooses the format; a file without a known one is tried as DICOM, whose files often have none.
+Several files that are the channels of one case (`case_0000.nii.gz`, `case_0001.nii.gz`) travel as a tuple of paths.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+
+from ..core.errors import ChannelError, DatasetError, GeometryError, LabelError, OutputError, UnreadableFile, unknown_name
+from ..core.image import Image, Mask
+from .decoding import Peek, checked, native, require_bytes
+
+Input: TypeAlias = Path | tuple[Path, ...]
+PathLike: TypeAlias = str | os.PathLike[str]
+
+SUFFIXES = {
+    ".nii": "nifti", ".nii.gz": "nifti",
+    ".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".bmp": "bmp", ".tif": "tiff", ".tiff": "tiff",
+    ".dcm": "dicom", ".dicom": "dicom",
+    ".mha": "mha", ".nrrd": "nrrd",
+}  # fmt: skip
+WRITERS = {"png": ".png", "tiff": ".tiff", "nifti": ".nii.gz", "dicom-seg": ".dcm", "mha": ".mha", "nrrd": ".nrrd"}
+CHANNEL_FILE = re.compile(r"^(?P<case>.+)_(?P<channel>\d{4})$")  # nnU-Net's way to name channel files
+
+
+def read(path: PathLike | tuple[Path, ...], *, series: str | None = None) -> Image:
+    """Read an image of any format, a DICOM folder, or several files as the channels of one image.
+
+        >>> image = read("examples/hippocampus/case.nii.gz")
+        >>> image.grid.spacing
+        (1.0, 1.0, 1.0)
+
+    `series` picks a DICOM series by its UID. Voxels stay as stored: orientation, integers, 16 bit.
+    Raises UnreadableFile (missing, empty, damaged, NaN, a single pixel), ChannelError, GeometryError,
+    InputError (several DICOM series and none chosen).
+    """
+    if isinstance(path, tuple):
+        return _stacked([read(each, series=series) for each in path], case_name(path))
+    path = Path(path)
+    format = format_of(path)
+    if series is not None and format != "dicom":
+        raise UnreadableFile("only DICOM has series", file=path, fix="leave out the series")
+    return checked(_read(path, format, series), path)
+
+
+def peek(path: Input) -> Peek:
+    """Grid and number of channels from the header alone; for several files those of their stack. Raises as `read`."""
+    if isinstance(path, tuple):
+        parts = [peek(each) for each in path]
+        return Peek(parts[0].grid, sum(part.channels for part in parts))
+    format = format_of(path)
+    if format == "nifti":
+        from .nifti import peek_nifti
+
+        return peek_nifti(path)
+    if format == "tiff":
+        from .raster import peek_tiff
+
+        return peek_tiff(path)
+    if format in ("png", "jpeg", "bmp"):
+        from .raster import peek_picture
+
+        return peek_picture(path, format)
+    if format == "dicom":
+        from .dicom import peek_dicom
+
+        return peek_dicom(path)
+    from .itk import peek_itk
+
+    return peek_itk(path)
+
+
+def read_mask(path: PathLike, *, like: Image | None = None) -> Mask:
+    """Read a label map: grey or palette PNG, TIFF, NIfTI, NRRD, MHA, DICOM-SEG. With `like` it takes that image's grid.
+
+    Raises LabelError for fractions, negative values and colours, GeometryError where it does not lie on `like`'s
+    grid (shape, or voxels more than a tenth of a voxel apart), and whatever `read` raises.
+    """
+    path = Path(path)
+    format = format_of(path)
+    if format == "jpeg":
+        raise LabelError("JPEG changes pixel values: it cannot hold labels", file=path, fix="save the mask as PNG")
+    if format == "dicom":
+        from .segmentation import read_segmentation
+
+        return read_segmentation(path, case_name(path), like)
+    image = checked(_read(path, format, None, as_labels=True), path)
+    mask = Mask(_label_values(image.array, path), image.grid, source=image.source)
+    return on_grid(mask, like, path) if like is not None else mask
+
+
+def write(
+    mask: Mask, path: PathLike, *, format: str | None = None, like: Image | None = None, overwrite: bool = False
+) -> Path:
+    """Write a mask, whole or not at all, as uint8, or uint16 above 255 (always for objects, so that a folder agrees).
+
+        >>> mask = read_mask("examples/hippocampus/reference.nii.gz")
+        >>> write(mask, "masks/case", format="nifti").name
+        'case.nii.gz'
+
+    `format` is png, tiff, nifti, dicom-seg, mha or nrrd; without it the suffix decides. A path without a suffix
+    gets the format's own. `like` is the image whose header the mask inherits (else the mask's own source).
+    Raises OutputError (exists, full disk, does not fit the format), GeometryError (`like` has another grid).
+    """
+    path, format = _target(Path(path), format)
+    if path.exists() and not overwrite:
+        raise OutputError("the output exists already", file=path, fix="give another place, or allow overwriting")
+    if like is not None and not mask.grid.same_as(like.grid):
+        raise GeometryError("the mask does not lie on the grid of its image", file=path)
+    source = like.source if like is not None else mask.source
+    mask = replace(mask, array=mask.array.astype(smallest_type(mask), copy=False))
+    if format == "nifti":
+        from .nifti import write_nifti
+
+        write_nifti(mask, path, source)
+    elif format == "dicom-seg":
+        from .segmentation import write_segmentation
+
+        write_segmentation(mask, path, source)
+    elif format in ("mha", "nrrd"):
+        from .itk import write_itk
+
+        write_itk(mask, path)
+    else:
+        from .raster import write_png, write_tiff
+
+        (write_png if format == "png" else write_tiff)(mask, path)
+    return path
+
+
+def case_name(path: PathLike | tuple[Path, ...]) -> str:
+    """The stem of a case: `case` for case.nii.gz, for the folder case/ and for (case_0000.nii.gz, case_0001.nii.gz)."""
+    if isinstance(path, tuple):
+        stem = case_name(path[0])
+        match = CHANNEL_FILE.match(stem)
+        return match["case"] if match and len(path) > 1 else stem
+    path = Path(os.path.abspath(path))
+    suffix = suffix_of(path)
+    return path.name[: -len(suffix)] if suffix and path.name.lower() != suffix and not path.is_dir() else path.name
+
+
+def default_suffix(image: Image) -> str:
+    """What a mask of this image is called by default: .png for pictures, .nii.gz for volumes; TIFF, MHA, NRRD keep theirs."""
+    format = image.source.format if image.source else None
+    if format in ("tiff", "mha", "nrrd") and image.source is not None:
+        return suffix_of(image.source.path) or WRITERS[format]
+    return ".png" if format in ("png", "jpeg", "bmp") or (format is None and image.grid.dims == 2) else ".nii.gz"
+
+
+def find_inputs(path: PathLike, *, channels: int = 1) -> list[Input]:
+    """The cases at `path`: one file; a DICOM folder (one case); or a folder of files and DICOM folders, by name.
+
+    Hidden files and whatever is no image (csv, txt) are passed over. With `channels` = n > 1 the files `case_0000`
+    to `case_000(n-1)` become one tuple, unless the first holds n channels by itself (an RGB picture, a 4D NIfTI).
+    A study folder whose series lie in subfolders gives one case a subfolder.
+    Raises UnreadableFile (no such place, not an image), DatasetError (empty, two inputs of one name, DICOM slices
+    loose among other images), ChannelError (a channel file is missing).
+    """
+    path = Path(path)
+    if not path.is_dir():
+        format_of(path)
+        return [path]
+    images, slices, folders = [], [], []
+    for entry in sorted(_visible(path), key=lambda each: natural(each.name)):
+        if entry.is_dir():
+            folders.extend([entry] if _holds_dicom(entry) else [])
+        elif suffix_of(entry) not in (None, ".dcm", ".dicom"):
+            images.append(entry)
+        elif is_dicom(entry):
+            slices.append(entry)
+    if slices and (images or folders):
+        raise DatasetError("DICOM slices lie loose among other images", file=path, fix="move them to a folder of their own")
+    if slices:
+        return [path]
+    cases: list[Input] = [*(_grouped(images, channels) if channels > 1 else images), *folders]
+    if not cases:
+        raise DatasetError("this folder holds no image", file=path, fix=f"known are {', '.join(SUFFIXES)} and DICOM folders")
+    named: dict[str, Input] = {}
+    for case in cases:
+        twin = named.setdefault(case_name(case), case)
+        if twin is not case:
+            raise DatasetError(f"two inputs are called '{case_name(case)}': {_show(twin)} and {_show(case)}",
+                               file=path, fix="rename one")  # fmt: skip
+    return sorted(cases, key=lambda case: natural(case_name(case)))
+
+
+def content_hash(path: PathLike | tuple[Path, ...]) -> str:
+    """sha256 of a file, or of a folder's visible files with their names in order, or of several files."""
+    digest = hashlib.sha256()
+    for root in [Path(each) for each in path] if isinstance(path, tuple) else [Path(path)]:
+        for file in [root] if root.is_file() else sorted(_files_below(root)):
+            if file != root:
+                digest.update(str(file.relative_to(root)).encode())
+            with open(file, "rb") as opened:
+                digest.update(hashlib.file_digest(opened, "sha256").digest())
+    return digest.hexdigest()
+
+
+def suffix_of(path: Path) -> str | None:
+    """The known suffix in lower case, the longest first, or None."""
+    name = path.name.lower()
+    return next((suffix for suffix in sorted(SUFFIXES, key=len, reverse=True) if name.endswith(suffix)), None)
+
+
+def format_of(path: Path) -> str:
+    """The format of a file or folder that exists; raises UnreadableFile."""
+    if path.is_dir():
+        return "dicom"
+    require_bytes(path)
+    suffix = suffix_of(path)
+    if suffix is None and not is_dicom(path):
+        known = f"known are {', '.join(SUFFIXES)} and DICOM"
+        raise UnreadableFile("this is no image format Vesalius knows", file=path, fix=known)
+    return SUFFIXES[suffix] if suffix else "dicom"
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether it says so, by suffix or by the DICM behind its preamble; a DICOMDIR is an index, no image."""
+    if path.name.upper() == "DICOMDIR":
+        return False
+    if suffix_of(path) in (".dcm", ".dicom"):
+        return True
+    try:
+        with open(path, "rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
+
+
+def smallest_type(mask: Mask) -> type[np.unsignedinteger]:
+    """uint8 where every value present or declared fits, else uint16, else uint32; objects take uint16 at least."""
+    declared = max(mask.labels.values, default=0) if mask.labels and not mask.instances else 0
+    top = max(int(mask.array.max(initial=0)), declared)
+    if top <= 255 and not mask.instances:
+        return np.uint8
+    return np.uint16 if top <= 65535 else np.uint32
+
+
+def on_grid(mask: Mask, image: Image, path: Path) -> Mask:
+    """The mask on the image's own grid; GeometryError, naming both, where the two do not fit."""
+    ours, theirs = mask.grid, image.grid
+    other = image.source.path if image.source else "its image"
+    if ours.shape != theirs.shape:
+        raise GeometryError(f"mask {ours.shape} and image {other} {theirs.shape} differ in shape (z, y, x)", file=path)
+    if ours.spacing and theirs.spacing and not ours.same_as(theirs, tolerance_mm=0.1 * min(theirs.spacing)):
+        told = [f"{grid.orientation} {tuple(round(s, 4) for s in grid.spacing or ())} mm" for grid in (ours, theirs)]
+        raise GeometryError(f"the mask lies elsewhere than image {other}: {told[0]} against {told[1]}, or another origin",
+                            file=path, fix="resample or re-export the mask on the image's grid")  # fmt: skip
+    return replace(mask, grid=theirs)
+
+
+def natural(name: str) -> list[tuple[bool, int, str]]:
+    """Sort key that puts case_9 before case_10."""
+    return [(not part.isdigit(), int(part) if part.isdigit() else 0, part) for part in re.split(r"(\d+)", name) if part]
+
+
+def _read(path: Path, format: str, series: str | None, as_labels: bool = False) -> Image:
+    name = case_name(path)
+    if format == "nifti":
+        from .nifti import read_nifti
+
+        return read_nifti(path, name)
+    if format == "dicom":
+        from .dicom import read_dicom
+
+        return read_dicom(path, name, series)
+    if format in ("mha", "nrrd"):
+        from .itk import read_itk
+
+        return read_itk(path, name, format)
+    from .raster import read_picture, read_tiff
+
+    if format == "tiff":
+        return read_tiff(path, name, as_labels=as_labels)
+    return read_picture(path, name, format, as_labels=as_labels)
+
+
+def _stacked(images: list[Image], name: str) -> Image:
+    """Channels in the order given, on the first one's grid; GeometryError where the grids differ."""
+    first = images[0]
+    if len(images) == 1:
+        return first
+    for other in images[1:]:
+        if not other.grid.same_as(first.grid, tolerance_mm=0.1 * min(first.grid.spacing or (0.01,))):
+            file, shapes = other.source and other.source.path, f"{other.grid.shape} and {first.grid.shape}"
+            raise GeometryError(f"its grid is not that of the case's first channel ({shapes})", file=file)
+    array = np.concatenate([image.array for image in images])
+    source = replace(first.source, name=name) if first.source else None
+    notes = tuple(dict.fromkeys(note for image in images for note in image.notes))
+    return Image(array, first.grid, units=first.units, source=source, notes=notes)
+
+
+def _label_values(array: np.ndarray, path: Path) -> np.ndarray:
+    """(C, Z, Y, X) as read -> (Z, Y, X) unsigned integers. Float whole numbers count; LabelError for anything else."""
+    if any(not np.array_equal(array[0], other) for other in array[1:]):
+        raise LabelError(f"the mask has {len(array)} different channels: colours are no labels",
+                         file=path, fix="save it as a grey image with one value a label")  # fmt: skip
+    values = array[0]
+    if values.dtype.kind == "f":
+        whole = np.rint(values)
+        # scl_slope leaves whole numbers a little off; one voxel in a thousandth of a label is still that label
+        worst = float(np.abs(values - whole).max(initial=0))
+        if worst > 1e-3:
+            odd = float(values[np.unravel_index(np.abs(values - whole).argmax(), values.shape)])
+            raise LabelError(f"the mask holds {odd:g}, which is no whole number", file=path, fix="give a label map, not scores")
+        values = whole.astype(np.int64)
+    if values.dtype.kind == "i":
+        low = int(values.min(initial=0))
+        if low < 0:
+            raise LabelError(f"the mask holds the negative value {low}", file=path, fix="labels are 0 and above")
+    top = int(values.max(initial=0))
+    if top > 2**32 - 1:
+        raise LabelError(f"the mask holds {top}, too large for a label", file=path)
+    return native(values.astype(np.uint8 if top <= 255 else np.uint16 if top <= 65535 else np.uint32, copy=False))
+
+
+def _target(path: Path, format: str | None) -> tuple[Path, str]:
+    """The path with a suffix that fits, and the format it is written in."""
+    if format is not None and format not in WRITERS:
+        raise unknown_name("output format", format, WRITERS)
+    suffix = suffix_of(path)
+    if format is None:
+        format = {"dicom": "dicom-seg"}.get(SUFFIXES[suffix], SUFFIXES[suffix]) if suffix else None
+        if format not in WRITERS:
+            raise OutputError("this name does not tell a format masks can be written in", file=path,
+                              fix=f"end it in one of {', '.join(WRITERS.values())}")  # fmt: skip
+        return path, format
+    reads_as = {"dicom-seg": "dicom"}.get(format, format)
+    if suffix is None:
+        return path.with_name(path.name + WRITERS[format]), format
+    if SUFFIXES[suffix] != reads_as:
+        raise OutputError(f"the name ends in {suffix}, the format is {format}", file=path, fix=f"end it in {WRITERS[format]}")
+    return path, format
+
+
+def _grouped(files: list[Path], channels: int) -> list[Input]:
+    """Files of one case, `_0000` to `_000(n-1)`, as tuples; the others as they are."""
+    groups: dict[str, dict[int, Path]] = {}
+    for file in files:
+        match = CHANNEL_FILE.match(case_name(file))
+        if match:
+            groups.setdefault(match["case"] + (suffix_of(file) or ""), {})[int(match["channel"])] = file
+    found: list[Input] = []
+    grouped: set[Path] = set()
+    for members in groups.values():
+        # Frames of a video are numbered too: only 0..n-1 and no more, each with one channel, are a case.
+        if 0 not in members or len(members) == 1 or max(members) >= channels or peek(members[0]).channels > 1:
+            continue
+        missing = sorted(set(range(channels)) - set(members))
+        if missing:
+            raise ChannelError(f"channel _{missing[0]:04d} of {channels} is missing", file=members[0], fix="add the file")
+        found.append(tuple(members[index] for index in range(channels)))
+        grouped |= set(members.values())
+    return [*found, *(file for file in files if file not in grouped)]
+
+
+def _visible(folder: Path) -> Iterator[Path]:
+    return (entry for entry in folder.iterdir() if not entry.name.startswith("."))
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    for entry in sorted(_visible(folder)):
+        if entry.is_dir():
+            yield from _files_below(entry)
+        else:
+            yield entry
+
+
+def _holds_dicom(folder: Path) -> bool:
+    return any(is_dicom(file) for file in _files_below(folder))
+
+
+def _show(case: Input) -> str:
+    return case[0].name if isinstance(case, tuple) else case.name

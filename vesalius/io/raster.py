@@ -1,0 +1,246 @@
+"""PNG, JPEG, BMP and TIFF: pictures, and TIFF pages as the slices of a volume.
+
+Pixels stay where they are stored (an EXIF rotation is said, never applied: the mask must fit the file) and keep
+their depth: 16 bit stays 16 bit. An opaque alpha is dropped with a note; palettes become RGB in an image and stay
+indices in a mask. Only OME and ImageJ metadata tell a physical size; the dots per inch of other files are ignored,
+as they speak of paper. Such an affine knows sizes, no anatomy: x, y, z are taken along R, A, S.
+"""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from PIL import Image as Pillow
+
+from ..core.atomic import atomic
+from ..core.errors import ChannelError, OutputError, UnreadableFile
+from ..core.image import Grid, Image, Mask, Source
+from .decoding import Peek, decoding, native, rgb_names, without_alpha
+
+MAP_ABOVE = 2**28  # bytes: an uncompressed TIFF above this is mapped, not read
+MM_PER_UNIT = {"m": 1e3, "cm": 10.0, "mm": 1.0, "µm": 1e-3, "μm": 1e-3, "um": 1e-3, "micron": 1e-3, "microns": 1e-3}
+MM_PER_UNIT |= {"\\u00B5m": 1e-3, "micrometer": 1e-3, "nm": 1e-6, "pm": 1e-9, "inch": 25.4}
+EXIF_ORIENTATION = 0x0112
+DEEP_COLOURS = {2: "RGB", 4: "grey with alpha", 6: "RGBA"}  # PNG colour types that Pillow would cut to 8 bit
+
+
+def read_picture(path: Path, name: str, format: str, *, as_labels: bool = False) -> Image:
+    """A PNG, JPEG or BMP as (C, 1, Y, X); `as_labels` keeps palette indices. Raises UnreadableFile, ChannelError."""
+    notes: list[str] = []
+    with decoding(path, format.upper()):
+        if format == "png" and _deep_colour(path):
+            array = _deep_png(path)
+        else:
+            with Pillow.open(path) as picture:
+                picture.load()
+                if picture.getexif().get(EXIF_ORIENTATION, 1) not in (0, 1):
+                    notes.append("its EXIF data ask for a rotation; the pixels are taken as stored")
+                array = _pixels(picture, notes, as_labels)
+        array = array.reshape(*array.shape[:2], -1)
+        if array.shape[2] in (2, 4):
+            array = without_alpha(array[:, :, :-1], array[:, :, -1], notes)
+    array = np.ascontiguousarray(array.transpose(2, 0, 1))[:, None]
+    grid = Grid(array.shape[1:], None, 2)
+    return Image(native(array), grid, rgb_names(len(array)), source=Source(path, format, name), notes=tuple(notes))
+
+
+def peek_picture(path: Path, format: str) -> Peek:
+    """Size and channels without decoding a pixel; raises UnreadableFile."""
+    with decoding(path, format.upper()), Pillow.open(path) as picture:
+        grey = picture.mode in ("1", "L", "LA", "F") or picture.mode.startswith("I")
+        return Peek(Grid((1, picture.height, picture.width), None, 2), 1 if grey else 3)
+
+
+def read_tiff(path: Path, name: str, *, as_labels: bool = False) -> Image:
+    """The first image of a TIFF as (C, Z, Y, X), its pages along Z. Raises UnreadableFile, ChannelError."""
+    import tifffile
+
+    notes: list[str] = []
+    with decoding(path, "TIFF"), tifffile.TiffFile(path) as tiff:
+        _whole(tiff, path)
+        series, page = tiff.series[0], cast(Any, tiff.series[0].keyframe)
+        if len(tiff.series) > 1:
+            notes.append(f"the file holds {len(tiff.series)} images of different sizes or kinds; the first is read")
+        order = _house_axes(series.axes, series.shape, path)
+        if series.nbytes > MAP_ABOVE and page.is_memmappable:
+            array = tifffile.memmap(path, mode="r", series=0)
+        else:
+            array = series.asarray()
+        array = _arranged(array.reshape(series.shape), series.axes, order)
+        array = _colours(array, page, notes, as_labels)
+        spacing = _spacing_mm(tiff)
+    grid = _grid(array.shape[1:], spacing)
+    return Image(native(array), grid, rgb_names(len(array)), source=Source(path, "tiff", name), notes=tuple(notes))
+
+
+def peek_tiff(path: Path) -> Peek:
+    """Grid and channels from the tags; raises UnreadableFile."""
+    import tifffile
+
+    with decoding(path, "TIFF"), tifffile.TiffFile(path) as tiff:
+        series, page = tiff.series[0], cast(Any, tiff.series[0].keyframe)
+        sizes = _house_axes(series.axes, series.shape, path)
+        channels = 3 if page.photometric == 3 else sizes[0] - (1 if sizes[0] in (2, 4) else 0)
+        return Peek(_grid(sizes[1:], _spacing_mm(tiff)), channels)
+
+
+def write_png(mask: Mask, path: Path) -> None:
+    """One slice as a grey PNG of 8 or 16 bit. Raises OutputError for a volume or more than 65535 values."""
+    if mask.grid.shape[0] != 1:
+        raise OutputError(f"a PNG holds one slice, the mask has {mask.grid.shape[0]}", file=path, fix="write nifti or tiff")
+    if mask.array.dtype.itemsize > 2:
+        raise OutputError("a PNG holds values up to 65535", file=path, fix="write tiff or nifti")
+    with atomic(path) as part:
+        Pillow.fromarray(np.ascontiguousarray(mask.array[0])).save(part, format="PNG")
+
+
+def write_tiff(mask: Mask, path: Path) -> None:
+    """Slices as pages, deflated; a known spacing goes into ImageJ metadata where the mask has 8 or 16 bit."""
+    import tifffile
+
+    spacing = mask.grid.spacing
+    options: dict[str, Any] = {"compression": "zlib", "photometric": "minisblack"}
+    if spacing and mask.array.dtype.itemsize <= 2:
+        metadata = {"axes": "ZYX", "unit": "mm", "spacing": spacing[0]}
+        options |= {"imagej": True, "resolution": (1 / spacing[2], 1 / spacing[1]), "metadata": metadata}
+    elif mask.grid.shape[0] > 1:
+        options |= {"metadata": {"axes": "ZYX"}}
+    with atomic(path) as part:
+        array = mask.array if mask.grid.shape[0] > 1 or spacing else mask.array[0]
+        tifffile.imwrite(part, array, **options)
+
+
+def _pixels(picture: Pillow.Image, notes: list[str], as_labels: bool) -> np.ndarray:
+    """(Y, X) or (Y, X, C) with an alpha last where the file has one."""
+    mode = picture.mode
+    if mode == "1":
+        return np.asarray(picture).astype(np.uint8) * (1 if as_labels else 255)
+    if mode == "P" and as_labels:
+        return np.asarray(picture)
+    if mode in ("P", "PA") or "transparency" in picture.info:
+        clear = mode == "PA" or "transparency" in picture.info
+        notes.extend(["palette colours were expanded to RGB"] if mode in ("P", "PA") else [])
+        target = ("LA" if mode == "L" else "RGBA") if clear else "RGB"
+        return np.asarray(picture if mode.startswith("I") else picture.convert(target))
+    if mode in ("CMYK", "YCbCr", "RGBX"):
+        notes.append(f"{mode} colours were converted to RGB")
+        return np.asarray(picture.convert("RGB"))
+    if mode in ("L", "LA", "RGB", "RGBA", "F") or mode.startswith("I"):
+        return np.asarray(picture)
+    raise ChannelError(f"pictures of mode {mode} are not read", fix="save it as grey or RGB")
+
+
+def _deep_colour(path: Path) -> bool:
+    """Whether the PNG's header (IHDR: depth, colour type) says 16 bit with colour or alpha."""
+    with open(path, "rb") as file:
+        head = file.read(26)
+    return len(head) == 26 and head[24] == 16 and head[25] in DEEP_COLOURS
+
+
+def _deep_png(path: Path) -> np.ndarray:
+    import imagecodecs
+
+    return np.asarray(imagecodecs.png_decode(path.read_bytes()))
+
+
+def _whole(tiff: Any, path: Path) -> None:
+    """Raise UnreadableFile where a page's data end behind the end of the file: tifffile would fill them with zeros."""
+    if any(page.is_tiled and 0 in page.databytecounts for page in tiff.pages):
+        return  # sparse tiles are legal
+    size = tiff.filehandle.size
+    for page in tiff.series[0].pages:
+        if page is None:
+            continue
+        ends = (start + count for start, count in zip(page.dataoffsets, page.databytecounts, strict=False))
+        if max(ends, default=0) > size:
+            raise UnreadableFile("the TIFF file is cut short", file=path, fix="copy it again from where it came")
+
+
+def _house_axes(axes: str, shape: Sequence[int], path: Path) -> tuple[int, int, int, int]:
+    """Sizes (C, Z, Y, X). S and C are channels, Y and X the plane, whatever else is longer than one is Z."""
+    sizes = {"C": 1, "Z": 1, "Y": 1, "X": 1}
+    used: dict[str, str] = {}
+    for axis, size in zip(axes, shape, strict=True):
+        target = {"S": "C", "C": "C", "Y": "Y", "X": "X"}.get(axis, "Z")
+        if size > 1 or target in "YX":
+            if target in used:
+                raise UnreadableFile(f"the TIFF has axes {axes} {tuple(shape)}, more than channels and z, y, x",
+                                     file=path, fix="save one time point and one position")  # fmt: skip
+            used[target] = axis
+            sizes[target] = int(size)
+    return sizes["C"], sizes["Z"], sizes["Y"], sizes["X"]
+
+
+def _arranged(array: np.ndarray, axes: str, sizes: Sequence[int]) -> np.ndarray:
+    """The array in (C, Z, Y, X), a view where that is possible."""
+    kept = [axis for axis, size in zip(axes, array.shape, strict=True) if size > 1 or axis in "YX"]
+    array = array.reshape([size for axis, size in zip(axes, array.shape, strict=True) if size > 1 or axis in "YX"])
+    rank = {"S": 0, "C": 0, "Y": 2, "X": 3}
+    order = sorted(range(len(kept)), key=lambda i: rank.get(kept[i], 1))
+    return array.transpose(order).reshape(tuple(sizes))
+
+
+def _colours(array: np.ndarray, page: Any, notes: list[str], as_labels: bool) -> np.ndarray:
+    """Palette, bilevel and white-is-zero resolved, an alpha dropped, as the photometric tag asks."""
+    photometric = int(page.photometric)
+    if photometric == 5:
+        raise ChannelError("the TIFF holds CMYK inks, not light", fix="convert it to RGB")
+    if array.dtype.kind == "b":
+        array = array.astype(np.uint8) * np.uint8(1 if as_labels else 255)
+    if photometric == 3 and not as_labels and page.colormap is not None:
+        notes.append("palette colours were expanded to RGB")
+        table = page.colormap  # (3, 2**bits), 16 bit
+        return np.stack([table[c][array[0]] for c in range(3)])
+    if photometric == 0 and not as_labels and array.dtype.kind == "u":
+        notes.append("white was stored as zero; grey values are inverted")
+        array = np.iinfo(array.dtype).max - array
+    has_alpha = bool(page.extrasamples) or (photometric == 2 and len(array) == 4)
+    if has_alpha and len(array) in (2, 4):
+        array = without_alpha(array[:-1], array[-1], notes)
+    return array
+
+
+def _grid(shape: Sequence[int], spacing: tuple[float | None, float, float] | None) -> Grid:
+    """A grid with sizes only; a volume needs its z spacing too, a picture's z means nothing and takes that of x."""
+    z, y, x = shape
+    affine = None
+    if spacing is not None and (spacing[0] is not None or z == 1):
+        affine = np.zeros((4, 4))
+        affine[[2, 1, 0, 3], [0, 1, 2, 3]] = [spacing[0] or spacing[2], spacing[1], spacing[2], 1.0]
+    return Grid((z, y, x), affine, 2 if z == 1 else 3)
+
+
+def _spacing_mm(tiff: Any) -> tuple[float | None, float, float] | None:
+    """(z or None, y, x) in mm from OME or ImageJ metadata; None where neither tells."""
+    if tiff.is_ome and tiff.ome_metadata:
+        return _ome_spacing(tiff.ome_metadata)
+    metadata = tiff.imagej_metadata or {}
+    scale = MM_PER_UNIT.get(str(metadata.get("unit", "")))
+    tags = tiff.pages[0].tags
+    if scale is None or "XResolution" not in tags or "YResolution" not in tags:
+        return None
+    (x_count, x_units), (y_count, y_units) = tags["XResolution"].value, tags["YResolution"].value
+    if not (x_count and x_units and y_count and y_units):
+        return None
+    z = metadata.get("spacing")
+    return (abs(float(z)) * scale if z else None), y_units / y_count * scale, x_units / x_count * scale
+
+
+def _ome_spacing(xml: str) -> tuple[float | None, float, float] | None:
+    """PhysicalSizeX, Y, Z of the first Pixels element; the OME default unit is the micron."""
+    try:
+        pixels = next(e for e in ElementTree.fromstring(xml).iter() if e.tag.endswith("}Pixels") or e.tag == "Pixels")
+    except (ElementTree.ParseError, StopIteration):
+        return None
+
+    def size(axis: str) -> float | None:
+        value, unit = pixels.get(f"PhysicalSize{axis}"), pixels.get(f"PhysicalSize{axis}Unit", "µm")
+        known = value is not None and unit in MM_PER_UNIT and float(value) > 0
+        return float(value) * MM_PER_UNIT[unit] if known and value is not None else None
+
+    x, y, z = size("X"), size("Y"), size("Z")
+    return (z, y, x) if x and y else None
