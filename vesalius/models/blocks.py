@@ -35,20 +35,34 @@ def activation(kind: str) -> nn.Module:
 
 
 def norm(kind: str, channels: int, dims: int) -> nn.Module:
-    """A normalisation over `channels` with learned scale and shift; raises UnknownName.
-
-    'instance' is a group norm with one channel a group: the same numbers and the same parameter names as
-    nn.InstanceNorm, but PyTorch keeps channels_last through it, forward and backward.
-    """
+    """A normalisation over `channels` with learned scale and shift; raises UnknownName."""
     if kind == "batch":
         return BATCH_NORM[dims](channels)
     if kind == "instance":
-        return nn.GroupNorm(channels, channels)
+        return InstanceNorm(channels)
     if kind == "group":
         return nn.GroupNorm(next(g for g in (8, 4, 2, 1) if channels % g == 0), channels)
     if kind == "none":
         return nn.Identity()
     raise unknown_name("norm", kind, ("batch", "instance", "group", "none"))
+
+
+class InstanceNorm(nn.Module):
+    """Each channel of each image to mean 0, variance 1, then a learned scale and shift; names as in nn.InstanceNorm.
+
+    PyTorch's own leaves channels_last (4 times slower on a CPU), and its group norm with one channel a group keeps it, but
+    takes variance as E[x^2] - E[x]^2 (at mean 100 and deviation 1 off by 0.14) and is 20 times slower backward.
+    Batch norm of one image is the same thing, exact and quick in that layout.
+    """
+
+    def __init__(self, channels: int, eps: float = 1e-5):
+        super().__init__()
+        self.weight, self.bias, self.eps = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels)), eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.is_contiguous():
+            return F.group_norm(x, x.shape[1], self.weight, self.bias, self.eps)
+        return torch.cat([F.batch_norm(i, None, None, self.weight, self.bias, True, 0.0, self.eps) for i in x.split(1)])
 
 
 def conv(

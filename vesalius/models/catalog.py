@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import typing
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import pydantic
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -21,7 +21,7 @@ from .unet import UNet, UNetConfig
 class Entry:
     """One model.
 
-    tiny      the configuration of the contract tests
+    tiny      the configurations of the contract tests
     loss      name of its loss, as training/losses.py lists it
     recipe    name of its default recipe, as training/recipe.py lists it
     official  from the config of a reference file to our config and the names of its tensors
@@ -34,7 +34,7 @@ class Entry:
     licence: str
     description: str
     dims: tuple[int, ...]
-    tiny: Any
+    tiny: tuple[Any, ...]
     loss: str
     recipe: str
     weights: str
@@ -50,7 +50,10 @@ CATALOG: dict[str, Entry] = {
         licence="Apache-2.0 (our code)",
         description="U-Net in 2D and 3D, plain or residual, with deep supervision",
         dims=(2, 3),
-        tiny=UNetConfig(widths=(6, 8, 12), deep_supervision="training"),
+        tiny=(
+            UNetConfig(widths=(6, 8, 12), deep_supervision="training"),
+            UNetConfig(3, 3, 3, (4, 6, 8), block="residual", norm="batch", up="linear", stem_stride=(1, 2, 2)),
+        ),
         loss="dice_ce",
         recipe="unet",
         weights="layouts milesial (GPL-3), nested (MIT), nnunet (Apache-2.0) are read by weights.from_official",
@@ -76,20 +79,22 @@ def build(name: str, config: dict[str, Any] | None = None) -> nn.Module:
 
 
 def make_config(kind: type, values: dict[str, Any]) -> Any:
-    """A frozen config of `kind` from plain values: lists become tuples, and every name and choice is checked."""
-    hints = typing.get_type_hints(kind)
-    for key, value in values.items():
-        if key not in hints:
-            raise unknown_name(f"{kind.__name__} field", key, hints)
-        choices = typing.get_args(hints[key]) if typing.get_origin(hints[key]) is typing.Literal else ()
-        if choices and value not in choices:
-            raise InputError(f"{key} = {value!r} is none of {', '.join(map(str, choices))}", fix=f"choose one for {key}")
-    return kind(**{key: _frozen(value) for key, value in values.items()})
+    """A frozen config of `kind` from plain values (lists become tuples); every name, type and choice is checked."""
+    known = {f.name for f in dataclasses.fields(kind)}
+    for key in values:
+        if key not in known:
+            raise unknown_name(f"{kind.__name__} field", key, known)
+    try:
+        return pydantic.TypeAdapter(kind).validate_python(values)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise InputError(f"{where} = {first['input']!r} does not fit a {kind.__name__}", fix=first["msg"]) from error
 
 
 def plain(config: Any) -> dict[str, Any]:
     """A config as plain values, for TOML and JSON; `make_config` reads them back."""
-    return {key: _listed(value) for key, value in dataclasses.asdict(config).items()}
+    return pydantic.TypeAdapter(type(config)).dump_python(config, mode="json")
 
 
 def parameter_count(model: nn.Module) -> int:
@@ -99,18 +104,8 @@ def parameter_count(model: nn.Module) -> int:
 
 def gflops(model: nn.Module, shape: tuple[int, ...]) -> float:
     """10^9 multiply-adds (one counts as 1) of a forward pass on a (B, C, *S) image, counted on a meta copy: no memory."""
-    was_training = model.training
     with torch.device("meta"):
         shadow = type(model)(model.config).eval()  # type: ignore[call-arg]
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             shadow(torch.empty(shape))
-    model.train(was_training)
     return counter.get_total_flops() / 2e9  # the counter counts a multiply and an add as two
-
-
-def _frozen(value: Any) -> Any:
-    return tuple(_frozen(v) for v in value) if isinstance(value, list | tuple) else value
-
-
-def _listed(value: Any) -> Any:
-    return [_listed(v) for v in value] if isinstance(value, list | tuple) else value

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -20,8 +20,12 @@ class Outputs(NamedTuple):
 
 @runtime_checkable
 class Segmenter(Protocol):
-    """A network from image to class logits. Sizes are spatial, in (Z, Y, X) or (Y, X) order, in voxels or pixels."""
+    """A network from image to class logits, built from a frozen `config` alone.
 
+    Sizes are spatial, in (Z, Y, X) or (Y, X) order, in voxels or pixels.
+    """
+
+    config: Any
     dims: int
     in_channels: int
     classes: int

@@ -250,19 +250,28 @@ class UNet(nn.Module):
     @property
     def smallest(self) -> Axes:
         """The smallest input size per axis."""
-        return tuple(self._search(1, axis, up_only=True) for axis in range(self.dims))
+        return self._roomy(tuple(self._search(1, axis, up_only=True) for axis in range(self.dims)))
 
     def nearest_size(self, size: Axes) -> Axes:
         """The nearest input size the network takes, the larger one when two are equally near."""
-        return tuple(self._search(n, axis) for axis, n in enumerate(size))
+        return self._roomy(tuple(self._search(n, axis) for axis, n in enumerate(size)))
 
     def output_size(self, size: Axes) -> Axes:
         """The size of `Outputs.main` for an input of `size`: 572 -> 388 for the paper's network. Raises ShapeError."""
-        found = tuple(self._walk(n, axis) for axis, n in enumerate(size))
-        if len(size) != self.dims or None in found:
-            fix = f"use {' x '.join(map(str, self.nearest_size(size)))}" if len(size) == self.dims else None
-            raise ShapeError(f"this U-Net cannot take a size of {' x '.join(map(str, size))}", fix=fix)
-        return found  # type: ignore[return-value]
+        if len(size) != self.dims:
+            raise ShapeError(f"this U-Net takes {self.dims} axes, not {len(size)}", fix=f"give {self.dims} sizes")
+        found = [self._walk(n, axis) for axis, n in enumerate(size)]
+        whole = tuple(n for n in found if n is not None)
+        if len(whole) < self.dims or self._roomy(size) != size:
+            shapes = [" x ".join(map(str, s)) for s in (size, self.nearest_size(size))]
+            raise ShapeError(f"this U-Net cannot take a size of {shapes[0]}", fix=f"use {shapes[1]}")
+        return whole
+
+    def _roomy(self, size: Axes) -> Axes:
+        """`size`, with a longer last axis where one voxel would be left at the bottom: it has no variance to divide by."""
+        if self.config.norm == "instance" and all(n // self._shrink(axis) <= 1 for axis, n in enumerate(size)):
+            return (*size[:-1], self._search(2 * self._shrink(self.dims - 1), self.dims - 1, up_only=True))
+        return size
 
     def _shrink(self, axis: int) -> int:
         stem = self.config.stem_stride[axis] if self.config.stem_stride else 1
