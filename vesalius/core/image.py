@@ -42,7 +42,8 @@ class Grid:
             affine = np.array(self.affine, dtype=np.float64)
             if affine.shape != (4, 4) or not np.isfinite(affine).all():
                 raise GeometryError("the affine is not a finite 4x4 matrix", fix="repair the image header")
-            if abs(np.linalg.det(affine[:3, :3])) < 1e-12:
+            norms = np.linalg.norm(affine[:3, :3], axis=0)  # the angles decide, not the size: voxels may be nanometres
+            if not norms.all() or abs(np.linalg.det(affine[:3, :3] / norms)) < 1e-6:
                 raise GeometryError("the affine is singular: two axes point the same way", fix="repair the header")
             affine.setflags(write=False)
             object.__setattr__(self, "affine", affine)
@@ -57,12 +58,16 @@ class Grid:
 
     @property
     def orientation(self) -> str | None:
-        """Direction in which each axis (z, y, x) increases, such as 'SAR'; None without an affine."""
+        """Direction in which each axis (z, y, x) increases, such as 'SAR'; None without an affine.
+
+        Axes are named from the most to the least aligned. Where two are equally aligned (45 degrees), the one
+        that stands where the house wants it wins, so that an oriented grid is named 'SAR' and stays so.
+        """
         if self.affine is None:
             return None
         codes, taken = ["", "", ""], set()
         direction = self.affine[:3, :3] / np.linalg.norm(self.affine[:3, :3], axis=0)
-        for row, column in sorted(np.ndindex(3, 3), key=lambda rc: -abs(direction[rc])):
+        for row, column in sorted(np.ndindex(3, 3), key=lambda rc: (-round(abs(direction[rc]), 6), sum(rc) != 2)):
             if not codes[column] and row not in taken:
                 taken.add(row)
                 codes[column] = ("RL", "AP", "SI")[row][int(direction[row, column] < 0)]
