@@ -15,7 +15,7 @@ import math
 import sys
 import traceback
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from typing import Any
@@ -62,6 +62,16 @@ class Terminal:
         rows = [(key, value if isinstance(value, str) else json_format.dumps(value)) for key, value in fields]
         self.table(("field", "value"), rows)
         self.result(data)
+
+    @contextmanager
+    def progress(self, doing: str) -> Iterator[Callable[[int, int, str], None]]:
+        """A bar for people at a terminal; yields what to call with things done, things in all, and the thing's name."""
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=self.people, transient=True, disable=not self.people.is_terminal) as bar:
+            line = bar.add_task(doing, total=None)
+            yield lambda done, total, name="": bar.update(line, completed=done, total=total, description=f"{doing} {name}".strip())
 
     def complain(self, line: str) -> None:
         """One line on stderr, whatever --quiet says."""
