@@ -55,8 +55,8 @@ def confusion(pred: np.ndarray, ref: np.ndarray) -> Overlap:
     bits, dtype = _key(pred, ref)
     keys, voxels = [], []
     for p, r in _slabs(pred, ref):
-        key = (p.astype(dtype) << dtype(bits)) | r.astype(dtype)
-        starts = np.concatenate([[0], np.flatnonzero(key[1:] != key[:-1]) + 1])
+        key = (p.astype(dtype) << dtype.type(bits)) | r.astype(dtype)
+        starts = _starts(key)
         runs = np.diff(starts, append=key.size)
         found, where = np.unique(key[starts], return_inverse=True)
         keys.append(found)
@@ -68,7 +68,17 @@ def confusion(pred: np.ndarray, ref: np.ndarray) -> Overlap:
     return Overlap((found >> np.uint64(bits)).astype(np.int64), (found & low).astype(np.int64), total)
 
 
-def _key(pred: np.ndarray, ref: np.ndarray) -> tuple[int, type[np.unsignedinteger]]:
+def values(array: np.ndarray) -> np.ndarray:
+    """The values (N,) that a label map holds, in rising order."""
+    return np.unique(np.concatenate([np.unique(slab[_starts(slab)]) for slab, _ in _slabs(array, array)]))
+
+
+def _starts(flat: np.ndarray) -> np.ndarray:
+    """Where (N,) a run of equal values begins."""
+    return np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
+
+
+def _key(pred: np.ndarray, ref: np.ndarray) -> tuple[int, np.dtype]:
     """Bits that hold any value of either map, and the dtype that holds two of them."""
     bits = 8 * max(pred.dtype.itemsize, ref.dtype.itemsize)
     if bits > 32 or any(a.dtype.kind == "i" for a in (pred, ref)):
@@ -76,7 +86,7 @@ def _key(pred: np.ndarray, ref: np.ndarray) -> tuple[int, type[np.unsignedintege
         if low < 0 or top >= 1 << 32:
             raise LabelError(f"label values must lie between 0 and {(1 << 32) - 1}, not {low}..{top}")
         bits = 32
-    return bits, {8: np.uint16, 16: np.uint32, 32: np.uint64}[bits]
+    return bits, np.dtype(f"u{bits // 4}")
 
 
 def _slabs(pred: np.ndarray, ref: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:

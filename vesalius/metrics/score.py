@@ -51,10 +51,10 @@ def score_case(pred: Mask, ref: Mask, *, labels: Labels | None = None, scoring: 
     """Score one pair of masks: label name -> metrics. Without `labels`, every value of the reference is one.
 
     Voxels of the reference's ignore label are left out of both. Raises GeometryError for another grid, LabelError for values
-    that no label declares.
+    that no label declares. Grids are the same if no voxel is further off than a tenth of one.
     """
     scoring = scoring or Scoring()
-    if not pred.grid.same_as(ref.grid):
+    if not pred.grid.same_as(ref.grid, tolerance_mm=0.1 * min(ref.grid.spacing or (0.01,))):
         raise _other_grid(pred.grid, ref.grid)
     p, r = _without_ignored(pred.array, ref.array, labels)
     table = confusion(p, r)

@@ -85,7 +85,7 @@ class SurfaceDistances:
         reach = tolerance_mm * (1 + ROUNDING)
         size = self.pred_to_ref.size + self.ref_to_pred.size
         near = np.count_nonzero(self.pred_to_ref <= reach) + np.count_nonzero(self.ref_to_pred <= reach)
-        return near / size if size else float("nan")
+        return float(near / size) if size else float("nan")
 
     @property
     def _defined(self) -> bool:

@@ -1,0 +1,102 @@
+"""Masks against references: every case by itself, then all of them together.
+
+    pairs = find_pairs(pred, ref)           by stem; a missing prediction is an empty one
+    scores = score_case(pred, ref)          overlap, surfaces, objects; one case in memory at a time
+    summary = bootstrap(scores, patients)   mean with a 95 % interval, clustered by patient
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from ..core.errors import InputError, LabelError
+from ..core.labels import Label, Labels
+from ..io.files import read_mask
+from ..metrics.overlap import values
+from ..metrics.score import Scoring, score_case
+from ..metrics.summary import EmptyPolicy
+from .evaluation import CaseResult, Evaluation
+from .pairs import Pair, Pairs, find_pairs, is_binary, read_pair
+
+NSD_TOLERANCE_MM = 1.0  # the Medical Segmentation Decathlon's for the hippocampus; stated with every result
+
+
+def evaluate(
+    pred: str | Path,
+    ref: str | Path,
+    *,
+    labels: Mapping[int, str] | Labels | None = None,
+    instances: bool = False,
+    nsd_tolerance_mm: float | None = None,
+    nsd_tolerance_px: float | None = None,
+    patients: str | Path | None = None,
+    policy: EmptyPolicy | None = None,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> Evaluation:
+    """Compare a mask with its reference, or a folder of masks with a folder of references, paired by stem.
+
+    `labels` (value -> name) are the values that count; by default all that the references hold. With `instances` the
+    masks number objects. Surface Dice uses `nsd_tolerance_mm` (1 mm by default); on images without spacing it is
+    measured only with `nsd_tolerance_px`. `progress(done, total, case)` is called after every case.
+
+    In a folder a case that fails is listed and the rest is done (`exit_code` 1). Raises InputError for a single pair that
+    fails, DatasetError for folders that do not fit together, LabelError for labels that cannot be.
+
+        >>> from vesalius import evaluate
+        >>> reference = "examples/hippocampus/reference.nii.gz"
+        >>> evaluation = evaluate(reference, reference, labels={1: "anterior", 2: "posterior"})
+        >>> evaluation.summary["anterior"]["dice"]["mean"]
+        1.0
+    """
+    for name, tolerance in (("mm", nsd_tolerance_mm), ("px", nsd_tolerance_px)):
+        if tolerance is not None and not 0 <= tolerance < float("inf"):
+            raise InputError(f"the NSD tolerance cannot be {tolerance} {name}", fix="give a length of 0 or more")
+    pairs = find_pairs(pred, ref, patients)
+    scoring = Scoring(
+        nsd_tolerance_mm=NSD_TOLERANCE_MM if nsd_tolerance_mm is None else nsd_tolerance_mm,
+        nsd_tolerance_px=nsd_tolerance_px,
+        instances=instances,
+        policy=policy or EmptyPolicy(),
+    )
+    known = declared(labels) if labels is not None else None if instances else found_in(pairs)
+    cases = []
+    for done, pair in enumerate(pairs.items, 1):
+        cases.append(_result(pair, known, scoring, must_work=pairs.single))
+        if progress is not None:
+            progress(done, len(pairs.items), pair.name)
+    return Evaluation(tuple(cases), scoring, known, extra=pairs.extra, notes=pairs.notes)
+
+
+def declared(labels: Mapping[int, str] | Labels) -> Labels:
+    """Labels from a plain mapping value -> name, in order of value; raises LabelError."""
+    if isinstance(labels, Labels):
+        return labels
+    found = Labels(tuple(Label(int(value), str(labels[value])) for value in sorted(labels) if int(value)))
+    if not len(found):
+        raise LabelError("no label was named", fix="name at least one value above 0")
+    return found
+
+
+def found_in(pairs: Pairs) -> Labels:
+    """Labels named after the values that the references hold; those that cannot be read fail later, with their case."""
+    held: list[set[int]] = []
+    for pair in pairs.items:
+        try:
+            held.append({int(value) for value in values(read_mask(pair.ref).array)})
+        except InputError:
+            if pairs.single:
+                raise
+    found = {1} if is_binary(held) else set().union(*held) - {0}
+    return Labels(tuple(Label(value, str(value)) for value in sorted(found)))
+
+
+def _result(pair: Pair, labels: Labels | None, scoring: Scoring, must_work: bool) -> CaseResult:
+    """The scores of one case, or its problem; with `must_work` a problem is raised."""
+    try:
+        pred, ref, notes = read_pair(pair, labels, scoring.instances)
+        return CaseResult(pair, score_case(pred, ref, labels=labels, scoring=scoring), notes=notes)
+    except InputError as error:
+        if must_work:
+            raise
+        return CaseResult(pair, {}, problem=str(error))
