@@ -37,7 +37,8 @@ def elsewhere(wheel, tmp_path_factory):
 
 def run_elsewhere(site, *words, cwd):
     environment = {**os.environ, "PYTHONPATH": str(site), "PYTHONDONTWRITEBYTECODE": "1"}
-    return subprocess.run([sys.executable, *map(str, words)], env=environment, cwd=cwd, capture_output=True, text=True, timeout=300)
+    line = [sys.executable, *map(str, words)]
+    return subprocess.run(line, env=environment, cwd=cwd, capture_output=True, text=True, timeout=300)
 
 
 def test_the_wheel_holds_every_module_and_all_weights(wheel):

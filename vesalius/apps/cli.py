@@ -17,6 +17,8 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
+from ..core.errors import InputError, UnreadableFile
+from . import tables
 from .catalogs import models_app, tasks_app
 from .console import terminal
 from .options import HELP, Debug, Device, Format, Json, Precision, Quiet, Where
@@ -58,6 +60,7 @@ def segment(
     precision: Annotated[Precision, Option(help="bf16 is chosen by auto where the processor gains.")] = Precision.auto,
     flips: Annotated[bool | None, Option("--flips/--no-flips", help="Average over mirrored images; default: the task's.")] = None,
     overlap: Annotated[float | None, Option(min=0.0, max=0.9, help="Of neighbouring tiles; default: the task's.")] = None,
+    overlays: Annotated[bool, Option("--overlays", help="Write OUT/overlays/CASE.png too.")] = False,
     report: Annotated[bool, Option("--report/--no-report", help="Write OUT/report.html with overlays.")] = True,
     device: Where = Device.auto,
     quiet: Quiet = False,
@@ -66,7 +69,31 @@ def segment(
 ) -> None:
     """Segment images; every mask lies on the very grid its image came from."""
     with terminal(quiet=quiet, json=json, debug=debug) as screen:
-        raise NotImplementedError
+        if task and model:
+            raise InputError(f"both a task ('{task}') and a model ('{model}') were named", fix="give --task or --model")
+        from ..pipeline.outputs import parse_size
+        from ..pipeline.segment import SegmentOptions
+        from ..pipeline.segment import segment as walk
+
+        options = SegmentOptions(
+            task=task,
+            model=model,
+            weights=weights,
+            format=format and format.value,
+            overwrite=overwrite,
+            device=device.value,
+            precision=precision.value,
+            max_ram=parse_size(max_ram) if max_ram else None,
+            series=series,
+            flips=flips,
+            overlap=overlap,
+            save_probabilities=save_probabilities,
+            report=report,
+            overlays=overlays,
+        )
+        with screen.progress("segment") as bar:
+            summary = walk(input, out, options, progress=lambda now: bar(now.index + now.done, now.count, now.case))
+        tables.show_segmented(screen, summary)
 
 
 @app.command()
@@ -87,7 +114,7 @@ def train(
     epochs: Annotated[int | None, Option(min=1, help="Stop after so many epochs.")] = None,
     patience: Annotated[int | None, Option(min=1, help="Stop after so many epochs without improvement.")] = None,
     resume: Annotated[bool, Option("--resume", help="Go on where the run in OUT stopped.")] = False,
-    seed: Annotated[int, Option(help="Of the split, the weights and the augmentation.")] = 0,
+    seed: Annotated[int | None, Option(help="Of the split, the weights and the augmentation; default: the recipe's.")] = None,
     workers: Annotated[int | None, Option(min=0, help="Processes that read and augment.")] = None,
     device: Where = Device.auto,
     quiet: Quiet = False,
@@ -96,7 +123,30 @@ def train(
 ) -> None:
     """Train on your own data: inspect it, write the plan, then follow it."""
     with terminal(quiet=quiet, json=json, debug=debug) as screen:
-        raise NotImplementedError
+        from ..training.loop import TrainOptions
+        from ..training.loop import train as run
+
+        options = TrainOptions(
+            model=model,
+            task=task,
+            recipe=recipe,
+            plan=plan,
+            plan_only=plan_only,
+            instances=instances,
+            patients=patients,
+            folds=folds,
+            fold=fold,
+            resample=resample,
+            minutes=minutes,
+            epochs=epochs,
+            patience=patience,
+            resume=resume,
+            seed=seed,
+            workers=workers,
+            device=device.value,
+            quiet=quiet or json,
+        )
+        tables.show_trained(screen, run(dataset, out, options, say=screen.say), out)
 
 
 @app.command()
@@ -106,7 +156,8 @@ def evaluate(
     out: Annotated[Path | None, Option("--out", "-o", help="A folder for cases.csv, summary.json and report.html.")] = None,
     labels: Annotated[str | None, Option(metavar="1=NAME,2=NAME", help="Which values count, and their names.")] = None,
     instances: Annotated[bool, Option("--instances", help="The masks number objects: F1, AJI, PQ.")] = False,
-    tolerance: Annotated[float | None, Option(min=0.0, help="Of NSD, in mm; in pixels without spacing.")] = None,
+    tolerance: Annotated[float | None, Option(min=0.0, help="Of the surface Dice (NSD), in mm; default 1.")] = None,
+    tolerance_px: Annotated[float | None, Option(min=0.0, help="The same in pixels, for masks without spacing.")] = None,
     patients: Annotated[Path | None, Option(help="A table case,patient: intervals are clustered by patient.")] = None,
     images: Annotated[Path | None, Option(help="The images, to picture the worst cases on.")] = None,
     device: Where = Device.auto,
@@ -116,7 +167,22 @@ def evaluate(
 ) -> None:
     """Compare masks with references: per case, per label, with 95 % intervals."""
     with terminal(quiet=quiet, json=json, debug=debug) as screen:
-        raise NotImplementedError
+        if images is not None and not images.exists():
+            raise UnreadableFile("there is no such file or folder", file=images, fix="check --images, or leave it out")
+        from ..pipeline.evaluate import evaluate as compare
+
+        with screen.progress("evaluate") as bar:
+            evaluation = compare(
+                predictions,
+                references,
+                labels=tables.read_labels(labels),
+                instances=instances,
+                nsd_tolerance_mm=tolerance,
+                nsd_tolerance_px=tolerance_px,
+                patients=patients,
+                progress=bar,
+            )
+        tables.show_evaluated(screen, evaluation, out, images)
 
 
 @app.command()

@@ -64,14 +64,14 @@ class Terminal:
         self.result(data)
 
     @contextmanager
-    def progress(self, doing: str) -> Iterator[Callable[[int, int, str], None]]:
+    def progress(self, doing: str) -> Iterator[Callable[[float, int, str], None]]:
         """A bar for people at a terminal; yields what to call with things done, things in all, and the thing's name."""
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=self.people, transient=True, disable=not self.people.is_terminal) as bar:
             line = bar.add_task(doing, total=None)
-            yield lambda done, total, name="": bar.update(line, completed=done, total=total, description=f"{doing} {name}".strip())
+            yield lambda done, total, name: bar.update(line, completed=done, total=total, description=f"{doing} {name}")
 
     def complain(self, line: str) -> None:
         """One line on stderr, whatever --quiet says."""

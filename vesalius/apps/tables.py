@@ -1,0 +1,103 @@
+"""What `segment`, `train` and `evaluate` show of their results: tables for people, records for programs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..core.atomic import atomic
+from ..core.errors import InputError
+from .console import SOME_FAILED, Terminal
+
+if TYPE_CHECKING:
+    from ..pipeline.evaluation import Evaluation
+    from ..pipeline.segment import Case, Summary
+    from ..training.loop import RunSummary
+
+SHOWN_CASES = 40  # rows of a table on the screen; files and JSON hold all
+SHOWN_METRICS = ("dice", "nsd", "nsd_px", "hd95_mm", "hd95_px", "f1", "aji", "pq")
+
+
+def show_segmented(screen: Terminal, summary: Summary) -> None:
+    """The cases and what was found in them; failures one by one on stderr, and exit code 1."""
+    rows = [(case.name, case.state, found_in(case), f"{sum(case.seconds.values()):.1f} s") for case in summary.cases]
+    screen.table(("case", "", "found", "time"), rows[:SHOWN_CASES])
+    if len(rows) > SHOWN_CASES:
+        screen.say(f"... and {len(rows) - SHOWN_CASES} more")
+    for note in dict.fromkeys(note for case in summary.cases for note in case.notes):
+        screen.say(f"note: {note}")
+    if summary.agreement:
+        screen.say(f"{summary.precision} on {summary.device}; {summary.agreement}")
+    if done := [case.mask for case in summary.cases if case.mask]:
+        place = done[0] if len(rows) == 1 else done[0].parent
+        screen.say(f"{len(done)} of {len(rows)} masks: {place}")
+    if summary.report:
+        screen.say(f"report: {summary.report}")
+    screen.result(summary)
+    for case in summary.failed:
+        screen.complain(f"failed: {case.error}")
+        screen.code = SOME_FAILED
+
+
+def found_in(case: Case) -> str:
+    """The structures of a mask, in words."""
+    if case.error:
+        return case.error
+    if case.objects is not None:
+        return f"{case.objects} objects"
+    return ", ".join(f"{amount.label} {amount.size:,.4g} {amount.unit}" for amount in case.amounts)
+
+
+def show_trained(screen: Terminal, runs: list[RunSummary], out: Path) -> None:
+    """Where each run lies and how well it did."""
+    for run in runs:
+        screen.say(f"{run.path}: validation Dice {run.dice:.4f} after {run.steps} steps; report: {run.path / 'report.html'}")
+    if runs:
+        screen.say(f"use it: vesalius segment INPUT -o OUT --model {out}")
+    screen.result(runs)
+
+
+def show_evaluated(screen: Terminal, evaluation: Evaluation, out: Path | None, images: Path | None) -> None:
+    """The summary; the files in `out`; exit code 1 where a prediction is missing or a case failed."""
+    rows = []
+    for label, metrics in evaluation.summary.items():
+        for metric in (name for name in SHOWN_METRICS if name in metrics):
+            found = metrics[metric]
+            interval = f"{found['low']:.3f} to {found['high']:.3f}"
+            rows.append((label, metric, f"{found['mean']:.3f}", interval, int(found["cases"])))
+    screen.table(("label", "metric", "mean", "95 % interval", "cases"), rows)
+    for line in evaluation.describe():
+        screen.say(line)
+    if out is not None:
+        write_evaluation(evaluation, out, images)
+        screen.say(f"cases.csv, summary.json and report.html: {out}")
+    screen.result(evaluation.record())
+    for name in evaluation.missing:
+        screen.complain(f"missing: {name} has no prediction; it was scored as an empty one")
+    for name, problem in evaluation.failed.items():
+        screen.complain(f"failed: {name}: {problem}")
+    screen.code = evaluation.exit_code
+
+
+def write_evaluation(evaluation: Evaluation, out: Path, images: Path | None) -> None:
+    """The evaluation as CSV, JSON and one HTML page; raises OutputError."""
+    from ..pipeline.scorecard import scorecard
+
+    evaluation.to_csv(out / "cases.csv")
+    evaluation.to_json(out / "summary.json")
+    with atomic(out / "report.html") as part:
+        part.write_text(scorecard(evaluation, images), encoding="utf-8")
+
+
+def read_labels(text: str | None) -> dict[int, str] | None:
+    """`1=anterior,2=posterior` as a mapping; a value alone is its own name. Raises InputError."""
+    if text is None:
+        return None
+    found: dict[int, str] = {}
+    for part in text.split(","):
+        value, _, name = (piece.strip() for piece in part.partition("="))
+        if not value.isdecimal() or int(value) in found:
+            raise InputError(f"'{text}' is no list of labels", fix="write it as 1=anterior,2=posterior")
+        found[int(value)] = name or value
+    return found
+
