@@ -23,11 +23,15 @@ _UNITS = {"mm3": (3, 1.0), "mm2": (2, 1.0), "um2": (2, 1e-6), "px": (2, None)}  
 
 @dataclass(frozen=True)
 class KeepLargest:
-    """Of each label (of each in `labels`, if given) keep the largest component; with `joint`, of all of them together."""
+    """Of each label (of each in `labels`, if given) keep the largest component; with `joint`, of all of them together.
+
+    nnU-Net's largest component touches by `faces` only.
+    """
 
     kind: Literal["keep_largest"] = "keep_largest"
     labels: tuple[int, ...] | None = None
     joint: bool = False
+    touching: Literal["corners", "faces"] = "corners"
 
 
 @dataclass(frozen=True)
@@ -84,10 +88,10 @@ def _keep_largest(array: np.ndarray, mask: Mask, rule: KeepLargest) -> None:
     if rule.joint and boxes:
         values = [value for value, _ in boxes]
         box = tuple(slice(min(b[i].start for _, b in boxes), max(b[i].stop for _, b in boxes)) for i in range(3))
-        _drop(array[box], np.isin(array[box], values), 0, mask.grid.dims, largest=True)
+        _drop(array[box], np.isin(array[box], values), 0, _neighbours(mask, rule.touching), largest=True)
         return
     for value, box in boxes:
-        _drop(array[box], array[box] == value, 0, mask.grid.dims, largest=True)
+        _drop(array[box], array[box] == value, 0, _neighbours(mask, rule.touching), largest=True)
 
 
 def _remove_small(array: np.ndarray, mask: Mask, rule: RemoveSmall) -> None:
@@ -96,14 +100,19 @@ def _remove_small(array: np.ndarray, mask: Mask, rule: RemoveSmall) -> None:
     for value, box in _boxes(array, mask, rule.labels):
         structure = array[box] == value
         if not mask.instances:
-            _drop(array[box], structure, least, mask.grid.dims)
+            _drop(array[box], structure, least, _neighbours(mask))
         elif np.count_nonzero(structure) < least:
             array[box][structure] = 0
 
 
-def _drop(crop: np.ndarray, structure: np.ndarray, least: float, dims: int, largest: bool = False) -> None:
+def _neighbours(mask: Mask, touching: str = "corners") -> int:
+    faces, corners = (4, 8) if mask.grid.dims == 2 else (6, 26)
+    return faces if touching == "faces" else corners
+
+
+def _drop(crop: np.ndarray, structure: np.ndarray, least: float, neighbours: int, largest: bool = False) -> None:
     """Clear in `crop` the components of `structure` with fewer than `least` voxels, or all but the largest."""
-    components, counts = _components(structure, 8 if dims == 2 else 26)
+    components, counts = _components(structure, neighbours)
     keep = counts >= least
     if largest:
         keep = np.arange(len(counts)) == 1 + np.argmax(counts[1:])
@@ -117,7 +126,7 @@ def _fill_holes(array: np.ndarray, mask: Mask, rule: FillHoles) -> None:
     rim = [(0, 0) if mask.grid.dims == 2 else (1, 1), (1, 1), (1, 1)]
     for value, box in _boxes(array, mask, rule.labels):
         outside = np.pad(array[box] != value, rim, constant_values=True)
-        components, counts = _components(outside, 4 if mask.grid.dims == 2 else 6)
+        components, counts = _components(outside, _neighbours(mask, "faces"))
         hole = np.ones(len(counts), bool) if most is None else counts <= most
         hole[0] = hole[components[0, 0, 0]] = False  # the structure itself, and what reaches round it
         if hole.any():
