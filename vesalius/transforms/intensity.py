@@ -42,11 +42,16 @@ class ZScore:
 
 @dataclass(frozen=True)
 class Percentile:
-    """Each channel's percentiles `low` and `high` (0..100, over its own voxels) go to 0 and 1; beyond is clipped."""
+    """Percentiles `low` and `high` (0..100) go to 0 and 1; beyond is clipped.
+
+    Each channel has its own, over its voxels; `together`, all channels share the lowest and the highest of them: a
+    picture keeps its colours, and an empty channel is not blown up to noise.
+    """
 
     kind: Literal["percentile"] = "percentile"
     low: float = 0.5
     high: float = 99.5
+    together: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.low < self.high <= 100:
@@ -54,8 +59,10 @@ class Percentile:
 
     def apply(self, image: Image) -> Image:
         out = np.empty(image.array.shape, np.float32)
-        for channel, target in zip(image.array, out, strict=True):
-            low, high = percentiles(channel, (self.low, self.high))
+        limits = [percentiles(channel, (self.low, self.high)) for channel in image.array]
+        if self.together:
+            limits = [(min(low for low, _ in limits), max(high for _, high in limits))] * len(limits)
+        for channel, target, (low, high) in zip(image.array, out, limits, strict=True):
             _to_unit(channel, target, low, high)
         return image.with_array(out)
 
