@@ -7,7 +7,7 @@ from ..transforms.intensity import ZScore
 from ..transforms.spatial import Orient, Resample
 from .task import Inference, ModelSpec, Task
 
-ANATOMY = Code("123037004", "Anatomical Structure")
+ANATOMY = Code("91723000", "Anatomical Structure")
 PART = Code("5366008", "Hippocampus")
 
 HIPPOCAMPUS = Task(
