@@ -1,13 +1,10 @@
-"""Tiny weights and tiny inputs, made on the spot, so that the command line can be walked without the shipped weights."""
+"""The command line in this process, and tiny weights for it, so that nothing here depends on the shipped ones."""
 
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
+from specimens import save_tiny
 from typer.testing import CliRunner
-
-from vesalius.core.labels import Label, Labels
 
 
 @pytest.fixture(scope="session")
@@ -17,28 +14,6 @@ def run():
 
     runner = CliRunner()
     return lambda *words: runner.invoke(app, [str(word) for word in words], prog_name="vesalius")
-
-
-def save_tiny(path: Path, *, dims: int, channels: tuple[str, ...], steps: tuple) -> Path:
-    """A weights file of the smallest U-Net, untrained, with its task inside: what every RUN holds."""
-    from vesalius.models.catalog import build
-    from vesalius.models.weights import save
-    from vesalius.pipeline.predictor import TASK_KEY
-    from vesalius.tasks.task import Inference, ModelSpec, Task
-
-    config = {"in_channels": len(channels), "classes": 3, "dims": dims, "widths": [4, 8]}
-    task = Task(
-        name="tiny",
-        title="two structures, guessed",
-        dims=dims,
-        channels=channels,
-        labels=Labels((Label(1, "first"), Label(2, "second"))),
-        steps=steps,
-        model=ModelSpec(name="unet", config=config),
-        inference=Inference(patch=(1, 32, 32) if dims == 2 else (16, 16, 16)),
-    )
-    torch.manual_seed(0)
-    return save(path, build("unet", config), {TASK_KEY: task.model_dump_json()})
 
 
 @pytest.fixture(scope="session")
@@ -58,62 +33,3 @@ def volume_weights(tmp_path_factory) -> Path:
 
     path = tmp_path_factory.mktemp("weights") / "volume.safetensors"
     return save_tiny(path, dims=3, channels=("MRI",), steps=(Orient(), Resample(spacing_mm=(1.0, 1.0, 1.0)), ZScore()))
-
-
-def picture(path: Path, size=(40, 36), mode="RGB", seed=0) -> Path:
-    """A picture of noise around a bright disk."""
-    from PIL import Image
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    y, x = np.ogrid[: size[0], : size[1]]
-    disk = 120 * ((y - size[0] / 2) ** 2 + (x - size[1] / 2) ** 2 < (min(size) / 4) ** 2)
-    grey = (disk + np.random.default_rng(seed).integers(20, 120, size)).astype(np.uint8)
-    Image.fromarray(grey).convert(mode).save(path)
-    return path
-
-
-def volume(path: Path, size=(20, 18, 16), dtype=np.int16, spacing_mm=(1.0, 1.0, 1.5), values=None, seed=0) -> Path:
-    """A NIfTI volume (X, Y, Z) of noise, or of `values`."""
-    import nibabel
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    voxels = np.random.default_rng(seed).integers(0, 900, size).astype(dtype) if values is None else values.astype(dtype)
-    nibabel.save(nibabel.Nifti1Image(voxels, np.diag([*spacing_mm, 1.0])), path)
-    return path
-
-
-def mask_volume(path: Path, size=(20, 18, 16), values=(1, 2), spacing_mm=(1.0, 1.0, 1.5)) -> Path:
-    """A NIfTI label map with a block for each of `values`."""
-    voxels = np.zeros(size)
-    for i, value in enumerate(values):
-        voxels[2 + 5 * i : 6 + 5 * i, 3:12, 4:12] = value
-    return volume(path, size, np.uint8, spacing_mm, voxels)
-
-
-def dicom_series(folder: Path, slices=4, size=(16, 18), series=None, start_mm=0.0) -> Path:
-    """A CT series, its files named at random against its order."""
-    import pydicom
-    from pydicom.dataset import FileMetaDataset
-    from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
-
-    folder.mkdir(parents=True, exist_ok=True)
-    series, study, frame = series or generate_uid(), generate_uid(), generate_uid()
-    rng = np.random.default_rng(0)
-    for i in range(slices):
-        meta = FileMetaDataset()
-        meta.MediaStorageSOPClassUID, meta.TransferSyntaxUID = CTImageStorage, ExplicitVRLittleEndian
-        meta.MediaStorageSOPInstanceUID = generate_uid()
-        one = pydicom.Dataset()
-        one.file_meta = meta
-        one.SOPClassUID, one.SOPInstanceUID = CTImageStorage, meta.MediaStorageSOPInstanceUID
-        one.StudyInstanceUID, one.SeriesInstanceUID, one.FrameOfReferenceUID = study, series, frame
-        one.Modality, one.PatientID, one.PatientName, one.InstanceNumber = "CT", "p1", "Nobody", i + 1
-        one.PatientBirthDate = one.PatientSex = one.StudyDate = one.StudyTime = one.StudyID = one.AccessionNumber = ""
-        one.ImageOrientationPatient, one.ImagePositionPatient = [1, 0, 0, 0, 1, 0], [0.0, 0.0, start_mm + 2.0 * i]
-        one.PixelSpacing, one.SliceThickness = [1.0, 1.0], 2.0
-        one.Rows, one.Columns, one.SamplesPerPixel = *size, 1
-        one.BitsAllocated, one.BitsStored, one.HighBit, one.PixelRepresentation = 16, 16, 15, 1
-        one.PhotometricInterpretation, one.RescaleSlope, one.RescaleIntercept = "MONOCHROME2", 1, -1024
-        one.PixelData = rng.integers(0, 2000, size).astype(np.int16).tobytes()
-        one.save_as(folder / f"{(7 * i + 3) % 11:02d}_{series[-4:]}.dcm", enforce_file_format=True)
-    return folder

@@ -6,8 +6,7 @@ import os
 
 import numpy as np
 import pytest
-
-from .conftest import dicom_series, mask_volume, picture, volume
+from specimens import dicom_series, mask_volume, picture, volume
 
 
 def files_in(folder):

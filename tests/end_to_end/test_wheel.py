@@ -8,8 +8,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-
-from .conftest import picture
+from specimens import picture
 
 ROOT = Path(__file__).resolve().parents[2]
 
