@@ -1,0 +1,97 @@
+"""NRRD and MHA through SimpleITK, an optional extra: the one light reader of both that is well kept.
+
+ITK's LPS becomes RAS. A file that states no spacing gives a grid without affine, where ITK would say 1 mm.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..core.atomic import atomic
+from ..core.errors import InputError, OutputError
+from ..core.image import Grid, Image, Mask, Source
+from .decoding import Peek, decoding, native
+
+SPACED = re.compile(r"^(space directions|spacings|ElementSpacing|ElementSize)\s*[:=](?!.*nan)", re.MULTILINE | re.IGNORECASE)
+HEADER_BYTES = 65536
+
+
+def read_itk(path: Path, name: str, format: str) -> Image:
+    """The image as stored, components as channels. Raises InputError without SimpleITK, UnreadableFile."""
+    sitk = _sitk()
+    with decoding(path, format.upper()):
+        picture = sitk.ReadImage(str(path))
+        array = sitk.GetArrayFromImage(picture)
+        array = np.moveaxis(array, -1, 0) if picture.GetNumberOfComponentsPerPixel() > 1 else array[None]
+        if picture.GetDimension() == 4 and array.shape[0] == 1:
+            array = array[0]  # ITK's fourth dimension: channels
+        grid = _grid(picture, path)
+        array = np.ascontiguousarray(array).reshape(-1, *grid.shape)
+    return Image(native(array), grid, source=Source(path, format, name))
+
+
+def peek_itk(path: Path) -> Peek:
+    """Grid and channels from the header; raises as `read_itk`."""
+    sitk = _sitk()
+    with decoding(path, "ITK"):
+        reader = sitk.ImageFileReader()
+        reader.SetFileName(str(path))
+        reader.ReadImageInformation()
+        extra = reader.GetSize()[3] if reader.GetDimension() == 4 else 1
+        return Peek(_grid(reader, path), reader.GetNumberOfComponents() * extra)
+
+
+def write_itk(mask: Mask, path: Path) -> None:
+    """Compressed, on the mask's grid. Raises OutputError for a sheared grid, which ITK cannot hold."""
+    sitk = _sitk()
+    picture = sitk.GetImageFromArray(mask.array)
+    if mask.grid.affine is not None:
+        affine = mask.grid.affine[:, [2, 1, 0, 3]].copy()
+        affine[:2] *= -1
+        spacing = np.linalg.norm(affine[:3, :3], axis=0)
+        direction = affine[:3, :3] / spacing
+        if np.abs(direction.T @ direction - np.eye(3)).max() > 1e-4:
+            raise OutputError("the grid is sheared: NRRD and MHA cannot hold it", file=path, fix="write nifti")
+        picture.SetSpacing(spacing.tolist())
+        picture.SetDirection(direction.ravel().tolist())
+        picture.SetOrigin(affine[:3, 3].tolist())
+    with atomic(path) as part:
+        try:
+            sitk.WriteImage(picture, str(part), True)
+        except RuntimeError as error:  # ITK says no more than that it failed
+            raise OutputError("ITK could not write the file", file=path, fix="check the place and the free disk space") from error
+
+
+def _grid(picture: Any, path: Path) -> Grid:
+    size, ndim = picture.GetSize(), picture.GetDimension()
+    spatial = min(ndim, 3)
+    shape = (*size[:spatial], 1)[:3][::-1]
+    if not _states_spacing(path):
+        return Grid(shape, None, 2 if shape[0] == 1 else 3)
+    direction = np.array(picture.GetDirection()).reshape(ndim, ndim)[:spatial, :spatial]
+    affine = np.eye(4)
+    affine[:spatial, :spatial] = direction * np.array(picture.GetSpacing()[:spatial])
+    affine[:spatial, 3] = picture.GetOrigin()[:spatial]
+    if spatial == 2:
+        affine[2, 2] = picture.GetSpacing()[0]  # a picture's third size means nothing
+    affine[:2] *= -1  # LPS -> RAS
+    return Grid(shape, affine[:, [2, 1, 0, 3]], 2 if shape[0] == 1 else 3)
+
+
+def _states_spacing(path: Path) -> bool:
+    with open(path, "rb") as file:
+        text = file.read(HEADER_BYTES).decode("latin-1")
+    head = re.split(r"\n\r?\n|ElementDataFile", text, maxsplit=1)[0]
+    return bool(SPACED.search(head))
+
+
+def _sitk() -> Any:
+    try:
+        import SimpleITK
+    except ImportError as error:
+        raise InputError("NRRD and MHA need SimpleITK, which is not installed", fix="pip install 'vesalius[itk]'") from error
+    return SimpleITK

@@ -1,0 +1,211 @@
+"""DICOM-SEG: a mask as the hospital archive stores it, referring to the very slices it was made from.
+
+Every label is one segment, numbered 1..n in order of value; the value itself, should it differ, is kept in the
+segment's description ("label value 3"). Codes come from the label; without them category and type are the generic
+SNOMED CT 85756007 "Tissue". FrameOfReferenceUID and source UIDs are the image's own; empty frames are omitted.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+from pydicom.uid import SegmentationStorage
+
+from ..core.atomic import atomic
+from ..core.errors import GeometryError, LabelError, OutputError, UnreadableFile
+from ..core.image import Grid, Image, Mask, Source
+from ..core.labels import Code, Label, Labels
+from .decoding import decoding
+from .dicom import Stack
+
+TISSUE = Code("85756007", "Tissue")
+VALUE = re.compile(r"label value (\d+)$")
+
+
+def write_segmentation(mask: Mask, path: Path, source: Source | None) -> None:
+    """Write the mask of a DICOM image. Raises OutputError where the image is no DICOM or knows no patient space."""
+    import highdicom as hd
+
+    if source is None or source.format != "dicom":
+        raise OutputError("DICOM-SEG refers to the DICOM slices of its image, and this image is no DICOM",
+                          file=path, fix="write nifti, png or tiff")  # fmt: skip
+    stack: Stack = source.header
+    files = list(dict.fromkeys(frame.file for frame in stack.frames))
+    with decoding(files[0], "DICOM"):
+        datasets = [pydicom.dcmread(file, stop_before_pixels=True) for file in files]
+    if "FrameOfReferenceUID" not in datasets[0] or stack.frames[0].position is None:
+        raise OutputError("the image knows no patient space (no FrameOfReferenceUID or position): DICOM-SEG cannot hold its mask",
+                          file=path, fix="write nifti or png")  # fmt: skip
+    if len(files) > 1 and len(files) != len(stack.frames):
+        raise OutputError("the image is spread over several multi-frame files", file=path, fix="write nifti")
+    labels = _segments(mask)
+    numbers = np.zeros(max(label.value for label in labels) + 1, np.uint8 if len(labels) <= 255 else np.uint16)
+    numbers[[label.value for label in labels]] = range(1, len(labels) + 1)
+    frames = numbers[mask.array]
+    if len(files) == 1:  # a multi-frame object keeps its own order of frames
+        total = int(datasets[0].get("NumberOfFrames") or 1)
+        own = np.zeros((total, *frames.shape[1:]), frames.dtype)
+        own[[frame.index for frame in stack.frames]] = frames
+        frames = own
+    with decoding(files[0], "DICOM"):
+        segmentation = hd.seg.Segmentation(
+            source_images=datasets, pixel_array=frames, segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
+            segment_descriptions=[_described(number, label) for number, label in enumerate(labels, start=1)],
+            series_instance_uid=hd.UID(), series_number=int(datasets[0].get("SeriesNumber") or 0) + 1000,
+            sop_instance_uid=hd.UID(), instance_number=1, manufacturer="Vesalius", manufacturer_model_name="Vesalius",
+            software_versions=version("vesalius"), device_serial_number="0", content_label="SEGMENTATION",
+            omit_empty_frames=True,
+        )  # fmt: skip
+    segmentation.SeriesDescription = "Segmentation by Vesalius"
+    with atomic(path) as part:
+        segmentation.save_as(part)
+
+
+def read_segmentation(path: Path, name: str, like: Image | None = None) -> Mask:
+    """A DICOM-SEG file (or a folder with just one) as a label map with its labels.
+
+    With `like`, on that image's grid, frame by frame where the SEG names its slices; without, on the grid from the
+    first to the last stored frame, as empty ones are omitted. Raises LabelError where segments overlap or the object
+    is fractional, GeometryError where the frames do not lie on `like`'s grid, UnreadableFile.
+    """
+    import highdicom as hd
+
+    file = _only_file(path)
+    with decoding(file, "DICOM"):
+        dataset = pydicom.dcmread(file)
+        if dataset.get("SOPClassUID") != SegmentationStorage:
+            raise UnreadableFile("this DICOM file is no segmentation (SEG)", file=file, fix="give a SEG file as mask")
+        segmentation = hd.seg.Segmentation.from_dataset(dataset, copy=False)
+        if str(segmentation.segmentation_type.value) == "FRACTIONAL":
+            raise LabelError("the segmentation is fractional: scores, not labels", file=file, fix="give a binary SEG")
+        labels, values = _declared(segmentation)
+        try:
+            numbers, grid = _numbers(segmentation, like, file)
+        except RuntimeError as error:
+            if "overlap" not in str(error).lower():
+                raise
+            raise LabelError("its segments overlap: no label map can hold them", file=file, fix="write them apart") from error
+    array = values[numbers]
+    return Mask(array, grid, labels, Source(file, "dicom-seg", name))
+
+
+def _numbers(segmentation: Any, like: Image | None, file: Path) -> tuple[np.ndarray, Grid]:
+    """Segment numbers (Z, Y, X) and their grid."""
+    stack = like.source.header if like is not None and like.source and like.source.format == "dicom" else None
+    if like is not None and isinstance(stack, Stack):
+        uids = [frame.uid for frame in stack.frames]
+        known = {uid for *_, uid in segmentation.get_source_image_uids()}
+        if set(uids) == known or (known and known <= set(uids)):
+            if len(set(uids)) == len(uids):
+                array = segmentation.get_pixels_by_source_instance(
+                    uids, combine_segments=True, ignore_spatial_locations=True, assert_missing_frames_are_empty=True)  # fmt: skip
+            else:
+                array = segmentation.get_pixels_by_source_frame(
+                    uids[0], [frame.index + 1 for frame in stack.frames], combine_segments=True,
+                    ignore_spatial_locations=True, assert_missing_frames_are_empty=True)  # fmt: skip
+            if array.shape != like.grid.shape:
+                raise GeometryError(f"the segmentation {array.shape} and its image {like.grid.shape} differ in shape", file=file)
+            return array, like.grid
+    volume = segmentation.get_volume(combine_segments=True)
+    affine = np.array(volume.affine, dtype=np.float64)  # columns already follow slice, row, column
+    affine[:2] *= -1  # LPS -> RAS
+    array = np.asarray(volume.array)
+    if np.linalg.det(affine[:3, :3]) < 0:  # slices along row x column, as `dicom` sorts them
+        affine[:3, 3] += affine[:3, 0] * (len(array) - 1)
+        affine[:3, 0] *= -1
+        array = array[::-1]
+    grid = Grid(array.shape, affine, 2 if len(array) == 1 else 3)
+    return (array, grid) if like is None else (_embedded(array, grid, like, file), like.grid)
+
+
+def _embedded(array: np.ndarray, grid: Grid, like: Image, file: Path) -> np.ndarray:
+    """The part that was stored, put where it lies in `like`'s grid; GeometryError if it lies between its voxels."""
+    if like.grid.affine is None or grid.affine is None:
+        raise GeometryError("the image has no affine: a DICOM segmentation cannot be laid on it", file=file)
+    move = np.linalg.inv(like.grid.affine) @ grid.affine
+    axes = np.rint(move[:3, :3])
+    start = np.rint(move[:3, 3]).astype(int)
+    if len(array) == 1:
+        move[:3, 0] = axes[:, 0] = (1, 0, 0)  # the step of a single slice means nothing
+    fits = np.abs(move[:3, :3] - axes).max() * max(array.shape) < 0.1 and np.abs(move[:3, 3] - start).max() < 0.1
+    if not fits or np.abs(axes).sum() != 3:
+        raise GeometryError("the segmentation lies on another grid than its image", file=file, fix="resample it first")
+    order = [int(np.abs(axes[row]).argmax()) for row in range(3)]
+    signs = [int(axes[row, order[row]]) for row in range(3)]
+    turned = array.transpose(order)[tuple(slice(None, None, sign) for sign in signs)]
+    begin = [s if sign > 0 else s - n + 1 for s, sign, n in zip(start, signs, turned.shape, strict=True)]
+    ends = [b + n for b, n in zip(begin, turned.shape, strict=True)]
+    if min(begin) < 0 or any(end > size for end, size in zip(ends, like.grid.shape, strict=True)):
+        raise GeometryError("the segmentation reaches out of its image", file=file, fix="give the image it was made from")
+    whole = np.zeros(like.grid.shape, array.dtype)
+    whole[tuple(slice(b, e) for b, e in zip(begin, ends, strict=True))] = turned
+    return whole
+
+
+def _segments(mask: Mask) -> tuple[Label, ...]:
+    """The labels to write: those declared (objects: those present), and an unnamed one for any other value present."""
+    present = np.flatnonzero(np.bincount(mask.array.ravel()))[1 if (mask.array == 0).any() else 0 :]
+    kind = "object" if mask.instances else "label"
+    labels = {int(value): Label(int(value), f"{kind} {value}") for value in present}
+    if mask.labels and not mask.instances:
+        labels |= {label.value: label for label in mask.labels}
+    if mask.labels and mask.instances and len(mask.labels) == 1:
+        parent = mask.labels.items[0]
+        labels = {v: replace(each, category=parent.category, type=parent.type) for v, each in labels.items()}
+    if not labels:
+        raise OutputError("the mask is empty and declares no label: a DICOM-SEG needs one segment", fix="write nifti")
+    return tuple(labels[value] for value in sorted(labels))
+
+
+def _described(number: int, label: Label) -> Any:
+    import highdicom as hd
+    from pydicom.sr.codedict import codes
+
+    category, kind = label.category or TISSUE, label.type or label.category or TISSUE
+    described = hd.seg.SegmentDescription(
+        segment_number=number, segment_label=label.name[:64],
+        segmented_property_category=hd.sr.CodedConcept(category.value, category.scheme, category.meaning[:64]),
+        segmented_property_type=hd.sr.CodedConcept(kind.value, kind.scheme, kind.meaning[:64]),
+        algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+        algorithm_identification=hd.AlgorithmIdentificationSequence(
+            name="Vesalius", version=version("vesalius"), family=codes.DCM.ArtificialIntelligence),
+        display_color=hd.color.CIELabColor.from_rgb(*label.rgb),
+    )  # fmt: skip
+    described.SegmentDescription = f"label value {label.value}"
+    return described
+
+
+def _declared(segmentation: Any) -> tuple[Labels, np.ndarray]:
+    """Labels of the segments, and a table from segment number to label value."""
+    numbers = list(segmentation.segment_numbers)
+    found = []
+    for number in numbers:
+        item = segmentation.get_segment_description(number)
+        match = VALUE.search(str(item.get("SegmentDescription") or ""))
+        category, kind = item.segmented_property_category, item.segmented_property_type
+        found.append(Label(
+            int(match[1]) if match else number, str(item.segment_label) or f"segment {number}", None,
+            Code(category.value, category.meaning, category.scheme_designator),
+            Code(kind.value, kind.meaning, kind.scheme_designator),
+        ))  # fmt: skip
+    if len({label.value for label in found}) < len(found) or len({label.name for label in found}) < len(found):
+        found = [replace(label, value=n, name=f"{label.name} {n}") for n, label in zip(numbers, found, strict=True)]
+    top = max(label.value for label in found)
+    values = np.zeros(max(numbers) + 1, np.uint8 if top <= 255 else np.uint16)
+    values[numbers] = [label.value for label in found]
+    return Labels(tuple(sorted(found, key=lambda label: label.value))), values
+
+
+def _only_file(path: Path) -> Path:
+    if path.is_file():
+        return path
+    files = [each for each in sorted(path.iterdir()) if each.is_file() and not each.name.startswith(".")]
+    if len(files) != 1:
+        raise UnreadableFile(f"a mask is one SEG file, this folder holds {len(files)}", file=path, fix="give the file")
+    return files[0]
