@@ -10,12 +10,18 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import nn
 from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from ..core.errors import InputError
+from ..core.image import Image
+from ..transforms.restore import Restore
 
 WORKSPACE = 1.25  # oneDNN's own copies, on top of live tensors; benchmarks/inference.py measures it
 
@@ -72,3 +78,37 @@ def readable(size: float) -> str:
             return f"{size:.0f} {unit}"
         size /= 1000
     return f"{size:.1f} GB"
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What `--max-ram` leaves: `tiles` bytes for tiled inference (None: unbounded), and `slices` to carry home at a time."""
+
+    tiles: int | None
+    slices: int = 8
+
+    @staticmethod
+    def of(max_ram: int | None, image: Image, small: Image, restore: Restore, classes: int) -> Budget:
+        """Split `max_ram` bytes between the image, its prepared form, label maps, the way home, and the tiles.
+
+        Raises InputError where nothing is left for tiles.
+        """
+        if max_ram is None:
+            return Budget(None)
+        fixed = image.array.nbytes if image.array.strides[0] else image.array[0].nbytes  # a repeated channel is held once
+        if not np.shares_memory(image.array, small.array):
+            fixed += small.array.nbytes
+        fixed += math.prod(restore.lattice) + 2 * math.prod(image.grid.shape)
+        plane = 4 * classes * restore.lattice[1] * restore.lattice[2]
+        moved = restore.lattice != restore.prepared.shape
+        for slices in (8, 4, 2, 1):
+            home = plane * (3 * slices + 2) if moved else 0
+            if slices == 1 or home < max_ram // 6:
+                break
+        left = max_ram - fixed - home
+        if left <= 0:
+            raise InputError(
+                f"the image and its way home hold {readable(fixed + home)} already, {readable(max_ram)} are allowed",
+                fix="allow more memory with --max-ram",
+            )
+        return Budget(left, slices)

@@ -107,7 +107,7 @@ def plan_tiles(
         if ram_bytes is None or bytes_ <= ram_bytes:
             break
     else:
-        have, want = readable(max(ram_bytes, 0)), readable(bytes_)
+        have, want = readable(max(ram_bytes or 0, 0)), readable(bytes_)
         raise InputError(
             f"tiles of {patch} with {classes} classes need at least {want} beside image and weights, and {have} are left",
             fix="allow more memory with --max-ram",
@@ -201,7 +201,8 @@ def _cut(array: np.ndarray, tile: Shape, plan: TilePlan) -> np.ndarray:
             _mirrored(np.arange(start - before - (p - g) // 2, start - before - (p - g) // 2 + p), n)
             for start, before, p, g, n in zip(tile, plan.before, plan.patch, plan.gives, array.shape[1:], strict=True)
         ]
-        return np.ascontiguousarray(array[(slice(None), *np.ix_(*index))], dtype=np.float32)
+        z, y, x = np.ix_(*index)
+        return np.ascontiguousarray(array[:, z, y, x], dtype=np.float32)
     low = [start - before for start, before in zip(tile, plan.before, strict=True)]
     inside = tuple(slice(max(a, 0), min(a + p, n)) for a, p, n in zip(low, plan.patch, array.shape[1:], strict=True))
     part = array[(slice(None), *inside)]

@@ -1,0 +1,35 @@
+"""How far bfloat16 agrees with float32 on this very image: measured on its middle, not assumed."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..tasks.decide import Argmax
+from .predictor import Predictor
+from .tiled import tiled
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """`share` (0..1) of the voxels of a central tile of `shape` that both decide alike; bf16 was `speedup` times faster."""
+
+    share: float
+    shape: tuple[int, ...]
+    speedup: float
+
+
+def measure_agreement(predictor: Predictor, array: np.ndarray) -> Agreement:
+    """Run one tile from the middle of a prepared `array` (C, Z, Y, X) in fp32 and in bf16; the whole where it is smaller."""
+    patch = predictor.task.inference.patch
+    low = [max(n - p, 0) // 2 for n, p in zip(array.shape[1:], patch, strict=True)]
+    part = array[(slice(None), *(slice(start, start + p) for start, p in zip(low, patch, strict=True)))]
+    decided, seconds = [], []
+    for precision in ("bf16", "fp32"):
+        began = time.perf_counter()
+        scores = np.concatenate([slab for _, slab in tiled(predictor.models, part, patch=patch, precision=precision)], axis=1)
+        seconds.append(time.perf_counter() - began)
+        decided.append(scores.argmax(axis=0) if isinstance(predictor.task.decide, Argmax) else scores > 0)
+    return Agreement(float((decided[0] == decided[1]).mean()), part.shape[1:], seconds[1] / seconds[0])

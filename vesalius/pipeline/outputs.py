@@ -1,0 +1,128 @@
+"""Where results go, and what makes a run resumable.
+
+    INPUT case.nii.gz   OUT folder  ->  OUT/case.nii.gz          OUT mask.nii.gz  ->  mask.nii.gz
+                                        OUT/.vesalius/case.json  the fingerprint the mask was made with
+
+A case is skipped only where its mask is there and input, weights and options hash the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..core.atomic import atomic, output_error
+from ..core.errors import InputError, OutputError, unknown_name
+from ..core.image import Image
+from ..io.files import SUFFIXES, WRITERS, Input, case_name, default_suffix, suffix_of
+
+LEDGER = ".vesalius"
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """The places of one run. `file` is set where OUT names the mask itself."""
+
+    folder: Path
+    file: Path | None = None
+    format: str | None = None
+
+    @staticmethod
+    def of(out: str | Path, inputs: Sequence[Input], format: str | None) -> Outputs:
+        """From what the user gave as OUT; raises OutputError where it does not fit the inputs, UnknownName for a format."""
+        out = Path(out)
+        if format is not None and format not in WRITERS:
+            raise unknown_name("output format", format, WRITERS)
+        suffix = None if out.is_dir() else suffix_of(out)
+        if out.is_file() and suffix is None:
+            raise OutputError("a file stands where the output folder should be", file=out, fix="name a folder")
+        if suffix is None:
+            return Outputs(out, None, format)
+        if len(inputs) > 1:
+            raise OutputError(f"{len(inputs)} cases do not fit into one file", file=out, fix="name a folder")
+        writes = {"dicom": "dicom-seg"}.get(SUFFIXES[suffix], SUFFIXES[suffix])
+        if writes not in WRITERS:
+            raise OutputError(f"{suffix} cannot hold labels", file=out, fix=f"end it in one of {', '.join(WRITERS.values())}")
+        if format not in (None, writes):
+            raise OutputError(f"the name ends in {suffix}, the format is {format}", file=out, fix="leave out --format")
+        return Outputs(out.parent, out, writes)
+
+    def mask_path(self, image: Image) -> Path:
+        """Where the mask of `image` goes; raises OutputError where that is the image itself."""
+        suffix = WRITERS[self.format] if self.format else default_suffix(image)
+        path = self.file or self.folder / f"{image.name}{suffix}"
+        if image.source is not None and _same(path, image.source.path):
+            raise OutputError("the mask would replace its own image", file=path, fix="name another output folder")
+        return path
+
+    def probabilities(self, image: Image) -> Path:
+        """Where probabilities go: a folder of their own, so that a folder of masks holds masks only."""
+        suffix = ".npz" if image.grid.affine is None or image.grid.dims == 2 else ".nii.gz"
+        return self.folder / "probabilities" / f"{image.name if self.file is None else case_name(self.file)}{suffix}"
+
+    def beside(self, name: str) -> Path:
+        """Where something that is no mask goes: in the folder, or under the mask file's own stem."""
+        return self.folder / name if self.file is None else self.folder / f"{case_name(self.file)}.{name}"
+
+    def ledger(self, case: str) -> Path:
+        return self.folder / LEDGER / f"{case if self.file is None else self.file.name}.json"
+
+    def picture(self, case: str) -> Path:
+        """Where the overlay of a case waits for the report."""
+        return self.ledger(case).with_name(self.ledger(case).name.removesuffix(".json") + ".png")
+
+    def prepare(self) -> None:
+        """Make the folder; raises OutputError where that cannot be."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise output_error(error, self.folder) from error
+
+    def recall(self, case: str, fingerprint: str) -> dict[str, Any] | None:
+        """What was noted about `case`, if its mask is still there and was made with the same `fingerprint`."""
+        try:
+            noted = json.loads(self.ledger(case).read_text(encoding="utf-8"))
+            mask = self.folder / noted["mask"]
+            return noted if noted["fingerprint"] == fingerprint and mask.stat().st_size == noted["bytes"] else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def note(self, case: str, fingerprint: str, mask: Path, result: dict[str, Any]) -> None:
+        """Remember that `mask` was made with `fingerprint`."""
+        record = {"fingerprint": fingerprint, "mask": mask.name, "bytes": mask.stat().st_size, "result": result}
+        with atomic(self.ledger(case)) as part:
+            part.write_text(json.dumps(record, indent=1), encoding="utf-8")
+
+    def forget(self, case: str) -> None:
+        """Before a mask is replaced: should the run break, nothing may vouch for the old one."""
+        self.ledger(case).unlink(missing_ok=True)
+
+
+def fingerprint(*parts: Any) -> str:
+    """sha256 over `parts` as JSON; two runs agree where inputs, weights and options do."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def parse_size(text: str | int) -> int:
+    """Bytes in '1.5GB', '800 MB' or a plain number; raises InputError."""
+    units = {"": 1.0, "B": 1.0}
+    for i, letter in enumerate("KMG", 1):
+        units |= {letter: 1e3**i, f"{letter}B": 1e3**i, f"{letter}IB": 1024.0**i}
+    compact = str(text).replace(" ", "").upper()
+    number = compact.rstrip("BKMGI")
+    try:
+        size = int(float(number) * units[compact[len(number) :]])
+    except (ValueError, KeyError, OverflowError):
+        raise InputError(f"'{text}' is no amount of memory", fix="write it as 1.5GB or 800MB") from None
+    if size <= 0:
+        raise InputError(f"'{text}' is no amount of memory", fix="write it as 1.5GB or 800MB")
+    return size
+
+
+def _same(a: Path, b: Path) -> bool:
+    return os.path.abspath(a) == os.path.abspath(b) or (a.exists() and b.exists() and os.path.samefile(a, b))
