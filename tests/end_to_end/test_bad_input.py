@@ -244,10 +244,10 @@ def test_train_refuses(kind, run, tmp_path):
     "words, said",
     [
         (["--model", "unett"], ["unett", "did you mean 'unet'"]),
-        (["--recipe", "unett"], ["unett", "did you mean"]),
+        (["--recipe", "nucleii"], ["nucleii", "did you mean 'nuclei'"]),
         (["--task", "hipocampus"], ["hipocampus", "did you mean 'hippocampus'"]),
         (["--plan", "nowhere.toml"], ["nowhere.toml"]),
-        (["--folds", 5, "--fold", 7], ["7"]),
+        (["--folds", 3, "--fold", 7], ["7", "fold"]),
         (["--patients", "nowhere.csv"], ["nowhere.csv"]),
         (["--resume"], ["resume"]),
         (["--device", "cuda"], ["cuda"]),

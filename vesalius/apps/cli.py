@@ -53,7 +53,7 @@ def segment(
     weights: Annotated[Path | None, Option(help="A weights file (.safetensors).")] = None,
     format: Annotated[Format | None, Option(help="What to write the masks as; by default as the image came.")] = None,
     overwrite: Annotated[bool, Option("--overwrite", help="Replace masks that other options made.")] = False,
-    explain: Annotated[bool, Option("--explain", help="Show each step with your shapes and millimetres.")] = False,
+    explain: Annotated[bool, Option("--explain", help="Only show each step, with your shapes and mm.")] = False,
     series: Annotated[str | None, Option(metavar="UID", help="Which series of a DICOM folder that holds several.")] = None,
     save_probabilities: Annotated[bool, Option("--save-probabilities", help="Write the probabilities too.")] = False,
     max_ram: Annotated[str | None, Option(metavar="SIZE", help="Memory for tiles and scores, such as 1.5GB.")] = None,
@@ -71,6 +71,7 @@ def segment(
     with terminal(quiet=quiet, json=json, debug=debug) as screen:
         if task and model:
             raise InputError(f"both a task ('{task}') and a model ('{model}') were named", fix="give --task or --model")
+        from ..pipeline.explain import explain as tell
         from ..pipeline.outputs import parse_size
         from ..pipeline.segment import SegmentOptions
         from ..pipeline.segment import segment as walk
@@ -91,6 +92,11 @@ def segment(
             report=report,
             overlays=overlays,
         )
+        if explain:
+            said = tell(input, out, options)
+            screen.say(said)
+            screen.result({"explain": said.splitlines()})
+            return
         with screen.progress("segment") as bar:
             summary = walk(input, out, options, progress=lambda now: bar(now.index + now.done, now.count, now.case))
         tables.show_segmented(screen, summary)

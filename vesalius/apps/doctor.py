@@ -11,6 +11,7 @@ import importlib.util
 import os
 import platform
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -43,7 +44,8 @@ class Check:
 def examine(folder: Path | None = None) -> Iterator[Check]:
     """Python, libraries, processor, memory, disk (where `folder` lies), GPU and extras."""
     here = platform.python_version()
-    yield Check("python", "ok" if here >= "3.11" else "broken", here, None if here >= "3.11" else "install Python 3.11 or later")
+    old = None if sys.version_info >= (3, 11) else "install Python 3.11 or later"
+    yield Check("python", "broken" if old else "ok", here, old)
     for library in ("vesalius", "torch", "numpy", "nibabel", "pydicom", "highdicom"):
         yield installed(library)
     name, flags = processor()

@@ -55,7 +55,7 @@ CATALOG: dict[str, Entry] = {
             UNetConfig(3, 3, 3, (4, 6, 8), block="residual", norm="batch", up="linear", stem_stride=(1, 2, 2)),
         ),
         loss="dice_ce",
-        recipe="unet",
+        recipe="default",
         weights="layouts milesial (GPL-3), nested (MIT), nnunet (Apache-2.0) are read by weights.from_official",
         official=layouts.official,
     ),
