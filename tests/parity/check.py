@@ -36,8 +36,10 @@ TOLERANCE, LEAST_IOU = 1e-4, 0.999
 
 # Arrays that go into the official code; every other array came out of it and is compared or named below.
 INPUTS = {
-    "unet": ("x", "x_*", "vol", "rs_data", "rs_seg", "pp_in", "l_logits", "l_target", "l_regions")
-    + ("seg", "seg_few", "t[0-9]", "w[0-9]")  # folder fracture
+    "unet": (
+        *("x", "x_*", "vol", "rs_data", "rs_seg", "pp_in", "l_logits", "l_target", "l_regions"),
+        *("seg", "seg_few", "t[0-9]", "w[0-9]"),  # folder fracture
+    )
 }
 
 # Outputs that are not compared, and why; a comparison that exists goes before an excuse.

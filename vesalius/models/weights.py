@@ -20,6 +20,7 @@ from . import catalog
 
 log = logging.getLogger(__name__)
 
+PICKLED = (".pth", ".pt", ".ckpt", ".bin", ".model")
 # Buffers that official files carry and we derive or do not need: ignored by name, not by accident.
 IGNORED = ("num_batches_tracked", "relative_position_index", "attn_mask", "mask_values", "empty_weight")
 
@@ -140,15 +141,21 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _read_pickle(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    if path.suffix not in PICKLED:
+        known = ", ".join((".safetensors", *PICKLED))
+        raise WeightsError(f"'{path.suffix}' is no kind of weights file", file=path, fix=f"give one of {known}")
     try:
+        with open(path, "rb") as file:
+            if file.read(2)[:1] not in (b"P", b"\x80"):  # a zip archive, or a pickle of old
+                raise EOFError
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise WeightsError(
-            "this file is no PyTorch checkpoint, or it would run code when opened",
+            "this checkpoint is damaged, or would run code when opened",
             file=path,
             fix="convert it to safetensors where you trust it",
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
+    except Exception as error:  # a cut or altered archive fails in any way it likes
         raise WeightsError("this is no whole PyTorch checkpoint", file=path, fix="fetch or copy it again") from error
     for wrapper in ("state_dict", "model_state_dict", "model"):  # where training scripts put the weights
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
@@ -157,6 +164,6 @@ def _read_pickle(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise WeightsError("this checkpoint holds no state dict", file=path, fix="save model.state_dict()")
     state = {k: v for k, v in content.items() if isinstance(v, Tensor)}
     if odd := [k for k in content if k not in state and not _ignored(str(k))]:
-        raise WeightsError(f"this checkpoint holds more than tensors: {_few(tuple(map(str, odd)))}", file=path,
-                           fix="save model.state_dict() alone")
+        more = _few(tuple(map(str, odd)))
+        raise WeightsError(f"this checkpoint holds more than tensors: {more}", file=path, fix="save model.state_dict() alone")
     return state, {}
