@@ -190,8 +190,10 @@ def _values(array: np.ndarray) -> list[int]:
     if array.dtype.itemsize > 2:
         return [int(value) for value in np.unique(array)]
     present = np.zeros(int(array.max(initial=0)) + 1, bool)
-    for plane in array:  # indices become 64 bit: a plane at a time
-        present[plane] = True
+    for plane in array:  # most of a mask is background, and indices become 64 bit: a plane at a time
+        inside = plane[plane != 0]
+        present[inside] = True
+        present[0] |= inside.size < plane.size
     return np.flatnonzero(present).tolist()
 
 

@@ -217,7 +217,7 @@ def _sorted(path: Path, frames: list[Frame]) -> tuple[list[Frame], list[str]]:
                             file=path, fix="give one file at a time")  # fmt: skip
     first = placed[0]
     assert first.orientation is not None
-    if any(np.abs(np.subtract(frame.orientation, first.orientation)).max() > 1e-3 for frame in placed):
+    if any(np.abs(np.subtract(frame.orientation or (), first.orientation)).max() > 1e-3 for frame in placed):
         raise GeometryError("the series holds slices of different orientations", file=path, fix="split it into volumes")
     spacings = {frame.spacing for frame in placed}
     if len(spacings) > 1 and not all(np.allclose(s or 0, first.spacing or 0, rtol=1e-4) for s in spacings):

@@ -294,7 +294,8 @@ def _stacked(images: list[Image], name: str) -> Image:
         return first
     for other in images[1:]:
         if not other.grid.same_as(first.grid, tolerance_mm=0.1 * min(first.grid.spacing or (0.01,))):
-            file, shapes = other.source and other.source.path, f"{other.grid.shape} and {first.grid.shape}"
+            file = other.source.path if other.source else None
+            shapes = f"{other.grid.shape} and {first.grid.shape}"
             raise GeometryError(f"its grid is not that of the case's first channel ({shapes})", file=file)
     array = np.concatenate([image.array for image in images])
     source = replace(first.source, name=name) if first.source else None

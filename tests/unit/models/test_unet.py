@@ -51,7 +51,22 @@ def test_a_valid_output_sees_only_its_own_context() -> None:
     torch.testing.assert_close(whole[:, :, step : step + n, :n], tile, atol=1e-5, rtol=1e-5)
 
 
-axis = st.integers(1, 3)
+def test_valid_skips_are_cropped_in_the_middle() -> None:
+    """With the way through the bottom shut, an output pixel sees 4 pixels around its own place in the image, no others."""
+    torch.manual_seed(0)
+    model = UNet(layouts.ronneberger(widths=(4, 6, 8)))
+    for way in model.up:
+        torch.nn.init.zeros_(way.weight)
+    for parameter in model.parameters():
+        parameter.data.abs_()  # no ReLU closes
+    size = model.nearest_size((60, 60))
+    image = torch.ones(1, 1, *size, requires_grad=True)
+    margin = (size[0] - model.output_size(size)[0]) // 2
+    model(image).main[0, :, 0, 2].sum().backward()
+    seen = image.grad[0, 0].nonzero()
+    assert seen.min(0).values.tolist() == [margin - 4, margin + 2 - 4]
+    assert seen.max(0).values.tolist() == [margin + 4, margin + 2 + 4]
+
 
 
 @st.composite

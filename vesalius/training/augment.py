@@ -1,0 +1,116 @@
+"""What a training sample goes through on its way to the network: one resampling, then intensities.
+
+batchgeneratorsv2 does the work (measured against MONAI in docs/decisions/0002-augmentation.md). It draws from the
+global generators of numpy and torch, so `Augmentation` seeds both per sample and puts them back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
+from batchgeneratorsv2.transforms.intensity.brightness import MultiplicativeBrightnessTransform
+from batchgeneratorsv2.transforms.intensity.contrast import BGContrast, ContrastTransform
+from batchgeneratorsv2.transforms.intensity.gamma import GammaTransform
+from batchgeneratorsv2.transforms.intensity.gaussian_noise import GaussianNoiseTransform
+from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
+from batchgeneratorsv2.transforms.spatial.low_resolution import SimulateLowResolutionTransform
+from batchgeneratorsv2.transforms.spatial.mirroring import MirrorTransform
+from batchgeneratorsv2.transforms.spatial.rot90 import Rot90Transform
+from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
+from batchgeneratorsv2.transforms.utils.random import RandomTransform
+from torch.nn.functional import grid_sample, interpolate
+
+from .recipe import Augment
+
+
+class Augmentation:
+    """Turns a crop (C, *S+margin) and its label map (*S+margin) into a sample of exactly `patch` voxels.
+
+    Label maps are resampled to the nearest voxel, so they may count objects. Picklable, holds no data.
+    """
+
+    def __init__(self, settings: Augment, patch: tuple[int, ...]):
+        self.settings, self.patch, self.dims = settings, patch, len(patch)
+        self.border = settings.border or ("reflection" if self.dims == 2 else "zeros")
+        self.spatial = self._spatial()
+        self.intensity = self._intensity()
+
+    @property
+    def margin(self) -> float:
+        """By how much the crop must be larger than the patch, so that turning and shrinking find image and not border."""
+        s = self.settings
+        turned = 1.0 if not s.rotate_deg or not s.rotate_p else (1.42 if s.rotate_deg >= 45 else 1.0 + 0.42 * s.rotate_deg / 45)
+        return turned * (max(1.0, s.scale[1]) if s.scale_p else 1.0) + (2 * s.elastic_px / max(self.patch) if s.elastic_p else 0.0)
+
+    def __call__(self, image: np.ndarray, mask: np.ndarray, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """image float32 (C, *S), mask (*S) -> float32 (C, *patch), int32 (*patch); the same seed, the same sample."""
+        data = {"image": torch.from_numpy(image), "segmentation": torch.from_numpy(mask.astype(np.int32))[None]}
+        with seeded(seed):
+            if self.settings.elastic_p and np.random.uniform() < self.settings.elastic_p:
+                data = elastic(data, self.settings, self.border)
+            for step in (*self.spatial, *self.intensity):
+                data = step(**data)
+        return data["image"].float().contiguous(), data["segmentation"][0].contiguous()
+
+    def _spatial(self) -> list[BasicTransform]:
+        s = self.settings
+        turn = np.deg2rad(s.rotate_deg)
+        steps: list[BasicTransform] = [
+            SpatialTransform(
+                self.patch, 0, False, p_rotation=s.rotate_p, rotation=(-turn, turn), p_scaling=s.scale_p, scaling=s.scale,
+                p_synchronize_scaling_across_axes=1, mode_seg="nearest", padding_mode_image=self.border, border_mode_seg=self.border,
+            )
+        ]
+        axes = tuple(axis - (3 - self.dims) for axis in s.flip_axes if axis >= 3 - self.dims)
+        if s.quarter_turns and self.patch[-1] == self.patch[-2]:
+            steps.append(RandomTransform(Rot90Transform(1, (1, 2, 3), {self.dims - 2, self.dims - 1}), 0.75))
+        return [*steps, MirrorTransform(axes)] if axes else steps
+
+    def _intensity(self) -> list[BasicTransform]:
+        s, one = self.settings, self.settings.channels_together
+        steps = [
+            (GaussianNoiseTransform(s.noise, 1, one), s.noise_p),
+            (GaussianBlurTransform(s.blur_px, one, True, 1), s.blur_p),
+            (MultiplicativeBrightnessTransform(BGContrast(s.brightness), one, 1), s.brightness_p),
+            (ContrastTransform(BGContrast(s.contrast), True, one, 1), s.contrast_p),
+            (SimulateLowResolutionTransform(s.low_resolution, True, True, (), None, 1), s.low_resolution_p),
+            (GammaTransform(BGContrast(s.gamma), 1, one, 1, 1), s.gamma_p * s.gamma_invert_p),
+            (GammaTransform(BGContrast(s.gamma), 0, one, 1, 1), s.gamma_p * (1 - s.gamma_invert_p)),
+        ]
+        return [RandomTransform(step, p) for step, p in steps if p > 0]
+
+
+def elastic(data: dict[str, torch.Tensor], settings: Augment, border: str) -> dict[str, torch.Tensor]:
+    """Smooth deformation of a picture or volume: normal displacements on a coarse grid, cubic in between.
+
+    Ronneberger et al. 2015, section 3.1: displacements from a Gaussian of 10 px on a 3 x 3 grid, bicubic per pixel.
+    Volumes are interpolated linearly between the nodes (torch has no tricubic).
+    """
+    shape = data["image"].shape[1:]
+    dims = len(shape)
+    nodes = torch.from_numpy(np.random.normal(0, settings.elastic_px, (1, dims, *[settings.elastic_nodes] * dims))).float()
+    shift = interpolate(nodes, shape, mode="bicubic" if dims == 2 else "trilinear", align_corners=True)[0]
+    centres = [torch.linspace(-1 + 1 / n, 1 - 1 / n, n) for n in shape]
+    base = torch.stack(torch.meshgrid(*centres, indexing="ij"))
+    scale = torch.tensor([2 / n for n in shape]).view(dims, *[1] * dims)
+    grid = (base + shift * scale).flip(0).movedim(0, -1)[None]  # grid_sample wants x first
+    image = grid_sample(data["image"][None], grid, padding_mode=border, align_corners=False)[0]
+    mask = grid_sample(data["segmentation"][None].double(), grid.double(), mode="nearest", padding_mode=border, align_corners=False)
+    return {"image": image, "segmentation": mask[0].to(data["segmentation"].dtype)}
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """numpy and torch drawing from `seed` inside, and undisturbed afterwards."""
+    state, torch_state = np.random.get_state(), torch.get_rng_state()
+    np.random.seed(seed % 2**32)
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        np.random.set_state(state)
+        torch.set_rng_state(torch_state)

@@ -1,0 +1,36 @@
+"""Where a run stands, on disk: written whole or not at all, read without running code.
+
+No state of random generators is kept: every draw of step n is a function of (seed, n), see data.py and loop.py.
+"""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..core.atomic import atomic
+from ..core.errors import UnreadableFile
+
+FORMAT = 1
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write `state` (tensors, numbers, strings, and dicts and lists of them). Raises OutputError."""
+    with atomic(path) as part:
+        torch.save({"format": FORMAT, **state}, part)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """What `save_checkpoint` wrote, on the CPU. Raises UnreadableFile for a missing, truncated or foreign file."""
+    if not path.is_file():
+        raise UnreadableFile("there is no checkpoint to go on from", file=path, fix="start anew without --resume")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError, OSError) as error:
+        raise UnreadableFile("this is no whole checkpoint", file=path, fix="start anew without --resume") from error
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise UnreadableFile("this checkpoint was written by another version", file=path, fix="start anew without --resume")
+    return state

@@ -1,0 +1,173 @@
+"""Losses by name: what the catalog entry or the recipe names, this file maps.
+
+    loss(scores (B, K, *S) float, target, weight=None) -> scalar
+
+Class targets are (B, *S) integers with IGNORED where nobody knows; object targets are (B, T, *S) floats.
+With several processes every loss is that of the global batch: gradients, averaged over ranks as DDP does, equal
+those of one process (sums that a ratio needs are exchanged, `together`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..core.errors import unknown_name
+
+IGNORED = -1
+Loss = Callable[..., Tensor]
+
+
+def together(value: Tensor) -> Tensor:
+    """The sum of `value` over all ranks, differentiable; DDP's mean over ranks then gives the gradient of the global batch."""
+    if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
+        return value
+    from torch.distributed.nn.functional import all_reduce
+
+    return all_reduce(value)
+
+
+def ranks() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def mean_over(values: Tensor, kept: Tensor) -> Tensor:
+    """Mean of `values` where `kept`, over the global batch: sum / count, times the ranks that DDP will divide by."""
+    count = together(kept.sum().to(values.dtype)).clamp(min=1)
+    return (values * kept).sum() * ranks() / count
+
+
+def soft_dice(found: Tensor, target: Tensor, *, kept: Tensor | None = None, batch: bool = True, smooth: float = 1e-5) -> Tensor:
+    """1 - soft Dice, mean over channels: (2 tp + s) / (2 tp + fp + fn + s), nnU-Net's form.
+
+    found, target (B, K, *S) in 0..1; kept (B, 1, *S) leaves voxels out. `batch` sums over the batch before the ratio
+    (steadier where a structure is missing in some samples), else each sample has its own ratio.
+    """
+    if kept is not None:
+        found, target = found * kept, target * kept
+    axes = tuple(range(2, found.ndim))
+    overlap, total = (found * target).sum(axes), (found + target).sum(axes)  # (B, K)
+    if batch:
+        overlap, total = together(overlap.sum(0)), together(total.sum(0))
+    return 1 - ((2 * overlap + smooth) / (total + smooth + 1e-8)).mean()
+
+
+def one_hot(target: Tensor, classes: int) -> Tensor:
+    """(B, *S) integers -> (B, K, *S) float32; IGNORED becomes zero everywhere."""
+    values = torch.arange(classes, device=target.device).view(1, -1, *[1] * (target.ndim - 1))
+    return (target[:, None] == values).float()
+
+
+def dice_ce(scores: Tensor, target: Tensor, weight: Tensor | None = None, *, batch: bool = True) -> Tensor:
+    """Cross-entropy + soft Dice of the foreground classes (Isensee et al. 2021)."""
+    scores, kept = scores.float(), target != IGNORED
+    entropy = F.cross_entropy(scores, target, ignore_index=IGNORED, reduction="none")
+    truth = one_hot(target, scores.shape[1])
+    return mean_over(entropy, kept) + soft_dice(scores.softmax(1)[:, 1:], truth[:, 1:], kept=kept[:, None], batch=batch)
+
+
+def dice_bce(scores: Tensor, target: Tensor, weight: Tensor | None = None, *, batch: bool = True) -> Tensor:
+    """Binary cross-entropy + soft Dice on regions: region k is every voxel of label k or later, as Regions paints them.
+
+    target (B, *S) integers, or the regions themselves (B, K, *S) in 0..1.
+    """
+    scores = scores.float()
+    if target.ndim == scores.ndim:
+        truth, kept = target.float(), torch.ones_like(scores[:, :1], dtype=torch.bool)
+    else:
+        levels = torch.arange(1, scores.shape[1] + 1, device=target.device).view(1, -1, *[1] * (target.ndim - 1))
+        truth, kept = (target[:, None] >= levels).float(), (target != IGNORED)[:, None]
+    entropy = F.binary_cross_entropy_with_logits(scores, truth, reduction="none")
+    return mean_over(entropy, kept.expand_as(entropy)) + soft_dice(scores.sigmoid(), truth, kept=kept, batch=batch)
+
+
+def border_ce(scores: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Cross-entropy weighted by the border map w(x), Ronneberger et al. 2015, eq. 1 and 2; weight (B, *S)."""
+    entropy = F.cross_entropy(scores.float(), target, ignore_index=IGNORED, reduction="none")
+    return mean_over(entropy * (1 if weight is None else weight), target != IGNORED)
+
+
+def focal(scores: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Focal loss, gamma 2 (Lin et al. 2017), over softmax classes; MONAI's."""
+    from monai.losses import FocalLoss  # 3 s to import: only who asks for it pays
+
+    kept = (target != IGNORED)[:, None]
+    values = FocalLoss(gamma=2.0, use_softmax=True, reduction="none")(scores.float(), one_hot(target, scores.shape[1]))
+    return mean_over(values, kept.expand_as(values))
+
+
+def tversky(scores: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Tversky loss with alpha 0.3 for false positives, beta 0.7 for misses (Salehi et al. 2017), per sample; MONAI's."""
+    from monai.losses import TverskyLoss
+
+    kept = (target != IGNORED)[:, None]
+    found, truth = scores.float().softmax(1)[:, 1:] * kept, one_hot(target, scores.shape[1])[:, 1:]
+    return TverskyLoss(alpha=0.3, beta=0.7, include_background=True)(found, truth)
+
+
+def objects(scores: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Foreground (channel 0): BCE + Dice; every further channel (distances, flows): smooth L1, weighted by 2.
+
+    scores, target (B, T, *S); targets of channel 0 in 0..1.
+    """
+    scores = scores.float()
+    inside, truth = scores[:, :1], target[:, :1]
+    everywhere = torch.ones_like(truth, dtype=torch.bool)
+    found = mean_over(F.binary_cross_entropy_with_logits(inside, truth, reduction="none"), everywhere)
+    found = found + soft_dice(inside.sigmoid(), truth, kept=everywhere)
+    if scores.shape[1] == 1:
+        return found
+    apart = F.smooth_l1_loss(scores[:, 1:], target[:, 1:], reduction="none", beta=0.5)
+    return found + 2 * mean_over(apart, everywhere.expand_as(apart))
+
+
+LOSSES: dict[str, Loss] = {
+    "dice_ce": dice_ce,
+    "dice_bce": dice_bce,
+    "border_ce": border_ce,
+    "focal": focal,
+    "tversky": tversky,
+    "objects": objects,
+}
+
+
+def find_loss(name: str) -> Loss:
+    """The loss of that name; raises UnknownName."""
+    if name not in LOSSES:
+        raise unknown_name("loss", name, LOSSES)
+    return LOSSES[name]
+
+
+def supervised(loss: Loss, main: Tensor, auxiliary: tuple[Tensor, ...], target: Tensor, weight: Tensor | None = None) -> Tensor:
+    """`loss` on the main output and on the auxiliary ones (deep supervision), weighted 1/2^i and normalised to 1.
+
+    An output smaller than the target because its convolutions are valid is compared with the target's middle;
+    auxiliary outputs are coarser, so targets come down to them by nearest neighbour.
+    """
+    size = main.shape[2:]
+    target, weight = middle(target, size), None if weight is None else middle(weight, size)
+    shares = [0.5**i for i in range(1 + len(auxiliary))]
+    total = shares[0] * loss(main, target, weight)
+    for share, scores in zip(shares[1:], auxiliary, strict=True):
+        coarse = None if weight is None else at_size(weight, scores.shape[2:])
+        total = total + share * loss(scores, at_size(target, scores.shape[2:]), coarse)
+    return total / sum(shares)
+
+
+def middle(array: Tensor, size: torch.Size) -> Tensor:
+    """The centre of `array` (B, [T,] *S), of `size` voxels."""
+    for axis, wanted in zip(range(array.ndim - len(size), array.ndim), size, strict=True):
+        array = array.narrow(axis, (array.shape[axis] - wanted) // 2, wanted)
+    return array
+
+
+def at_size(array: Tensor, size: torch.Size) -> Tensor:
+    """`array` (B, [T,] *S) at another size, each voxel the nearest one."""
+    channels = array.ndim == len(size) + 2
+    array = array if channels else array[:, None]
+    small = F.interpolate(array.to(torch.float32), size, mode="nearest-exact").to(array.dtype)
+    return small if channels else small[:, 0]

@@ -1,0 +1,236 @@
+"""The plan of a run: what will be done to which data, derived from the fingerprint and written down before it starts.
+
+    plan.toml = [data] where the cases are  +  [task] what the weights will need to be used  +  [recipe] how to train
+
+It is meant to be read and edited: `--plan FILE` starts from an edited one.
+"""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tomlkit
+from pydantic import ValidationError
+from tomlkit.items import Table
+
+from ..core.atomic import atomic
+from ..core.errors import DatasetError, UnreadableFile
+from ..core.image import Shape3
+from ..models.catalog import build, entry, make_config, plain
+from ..tasks.decide import Argmax, Decision, Objects
+from ..tasks.task import Inference, ModelSpec, Task
+from ..transforms.intensity import Percentile, Scale, Window, ZScore
+from ..transforms.spatial import Orient, Resample
+from .inspect import Fingerprint, by
+from .losses import find_loss
+from .recipe import Recipe, Record, first_problem
+
+VOXELS = {2: 256 * 256, 3: 96 * 96 * 32}  # of a patch, where the recipe names none: what a CPU turns over in about a second
+BATCH_VOXELS = {2: 4 * 256 * 256, 3: 4 * 96 * 96 * 32}
+WIDTHS = {2: (32, 64, 128, 192, 256, 256), 3: (24, 48, 96, 160, 192)}
+SMALLEST_EDGE = 5  # an axis is pooled while it keeps this many voxels: 40 -> 20 -> 10 -> 5
+
+COMMENTS = {
+    "data.path": "the dataset folder; mixed spacings are resampled to the task's Resample step",
+    "data.frequencies": "voxels per class, background first",
+    "task.steps": "what every image goes through, in training and in use",
+    "task.model.config": "the network; see `vesalius models`",
+    "task.inference.patch": "tiles (Z, Y, X) in use; overlap as a part of the tile",
+    "recipe.patch": "training patches (Z, Y, X) in voxels after the task's steps",
+    "recipe.batch": "patches a step, over all processes",
+    "recipe.lr": "peak learning rate; it falls to zero at the end of the run",
+    "recipe.foreground": "part of the patches centred on a foreground voxel",
+    "recipe.keep": "'last': a schedule that ends at zero ends at its best; 'best': by validation Dice",
+    "recipe.augment": "probabilities and ranges of the changes made to each patch",
+}
+
+
+class Data(Record):
+    """Where the cases are, and what was found in them."""
+
+    path: str
+    name: str
+    instances: bool = False
+    patients: str | None = None
+    folds: int | None = None
+    fold: int = 0
+    frequencies: tuple[int, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+class Plan(Record):
+    """Data, task and recipe: enough to repeat the run."""
+
+    data: Data
+    task: Task
+    recipe: Recipe
+
+    @property
+    def patch(self) -> Shape3:
+        assert self.recipe.patch is not None  # derive() and read_plan() see to it
+        return self.recipe.patch
+
+    @property
+    def loss(self) -> str:
+        assert self.recipe.loss is not None
+        return self.recipe.loss
+
+
+def derive(dataset: Any, found: Fingerprint, data: Data, *, model: str, recipe: Recipe, like: Task | None, resample: bool,
+           say: Callable[[str], None]) -> Plan:
+    """The plan for `dataset`; `like` is a shipped task whose labels, decision and cleaning are taken over.
+
+    Raises DatasetError for mixed spacings where `resample` is False, UnknownName for a model or loss.
+    """
+    listed = entry(model)
+    decide: Decision = like.decide if like else (Objects() if dataset.instances else Argmax())
+    steps = [*spatial_steps(found, recipe, resample, say), normalisation(found)]
+    shapes = prepared_shapes(found, recipe)
+    middle = tuple(int(n) for n in np.median(shapes, 0))
+    patch = recipe.patch or choose_patch((middle[0], middle[1], middle[2]), found.dims)
+    labels = like.labels if like else dataset.labels
+    config = network(model, patch, found, decide.channels(len(labels)), recipe)
+    patch = fit_patch(patch, model, config, found.dims)
+    batch = recipe.batch or max(2, min(16, BATCH_VOXELS[found.dims] // math.prod(patch)))
+    loss = recipe.loss or {"objects": "objects", "regions": "dice_bce"}.get(decide.kind, listed.loss)
+    find_loss(loss)
+    task = Task(
+        name=like.name if like else data.name, title=like.title if like else f"{data.name}, trained with Vesalius", dims=found.dims,  # type: ignore[arg-type]
+        channels=tuple(dataset.channels), labels=labels, steps=tuple(steps), model=ModelSpec(name=model, config=config),
+        inference=Inference(patch=tile(patch, shapes, model, config), flips=tuple(recipe.augment.flip_axes) if recipe.flips_at_test else ()),
+        decide=decide, clean=like.clean if like else (), nsd_tolerance_mm=like.nsd_tolerance_mm if like else None,
+    )
+    return Plan(data=data, task=task, recipe=recipe.model_copy(update={"patch": patch, "batch": batch, "loss": loss}))
+
+
+def spatial_steps(found: Fingerprint, recipe: Recipe, resample: bool, say: Callable[[str], None]) -> list[Any]:
+    """Orient and Resample where the data carry their geometry; pictures of one spacing stay as they are."""
+    spacing = found.median_spacing
+    if spacing is None:
+        if recipe.spacing_mm:
+            raise DatasetError("the recipe asks for a spacing in mm, but these images carry none", fix="leave spacing_mm out of the recipe")
+        return []
+    target = recipe.spacing_mm or spacing
+    if found.mixed_spacing:
+        if not resample:
+            raise DatasetError("the cases have different spacings", fix="allow resampling, or bring them to one spacing first")
+        say(f"spacings differ: everything is resampled to {by(target[3 - found.dims :])} mm")
+    if found.dims == 2:
+        return [Resample(spacing_mm=target)] if found.mixed_spacing or recipe.spacing_mm else []
+    return [Orient(), Resample(spacing_mm=target)]
+
+
+def prepared_shapes(found: Fingerprint, recipe: Recipe) -> np.ndarray:
+    """Sizes (cases, 3) after resampling."""
+    sizes = np.array([case.shape for case in found.cases], float)
+    target = recipe.spacing_mm or found.median_spacing
+    if target is None or (found.dims == 2 and not found.mixed_spacing and not recipe.spacing_mm):
+        return sizes.astype(int)
+    return np.maximum(1, np.rint(sizes * np.array([case.spacing for case in found.cases]) / np.array(target))).astype(int)
+
+
+def normalisation(found: Fingerprint) -> Any:
+    """CT: the foreground's window; 8-bit pictures: 0..1; other pictures: percentiles; MR and the rest: z-score."""
+    if found.units == "HU":
+        return Window(low=float(found.intensity[:, 0].min()), high=float(found.intensity[:, 3].max()))
+    if found.dims == 2:
+        return Scale() if found.kinds == {"uint8"} else Percentile()
+    return ZScore()
+
+
+def choose_patch(shape: Shape3, dims: int) -> Shape3:
+    """The median image, its relatively longest axes cut until VOXELS are not exceeded."""
+    patch = [1 if dims == 2 else shape[0], *shape[1:]]
+    while math.prod(patch) > VOXELS[dims]:
+        longest = max(range(3 - dims, 3), key=lambda axis: patch[axis])
+        patch[longest] -= max(1, patch[longest] // 16)
+    return patch[0], patch[1], patch[2]
+
+
+def network(model: str, patch: Shape3, found: Fingerprint, outputs: int, recipe: Recipe) -> dict[str, Any]:
+    """The network's configuration. A U-Net is pooled along an axis while SMALLEST_EDGE voxels remain, thick slices later than
+    their plane; other models keep their defaults. `recipe.model` has the last word."""
+    dims = found.dims
+    config: dict[str, Any] = {"in_channels": found.channels, "classes": outputs, "dims": dims}
+    if model == "unet":
+        pools = choose_pools(patch[3 - dims :], (recipe.spacing_mm or found.median_spacing or (1.0, 1.0, 1.0))[3 - dims :], len(WIDTHS[dims]) - 1)
+        depth = len(recipe.model.get("widths", pools + [0]))
+        config |= {"widths": WIDTHS[dims][: len(pools) + 1], "pools": pools if depth == len(pools) + 1 else ()}
+        config["deep_supervision"] = "training" if recipe.deep_supervision and depth > 2 else "no"
+    return plain(make_config(entry(model).config, {**config, **recipe.model}))
+
+
+def choose_pools(sizes: tuple[int, ...], spacing: tuple[float, ...], most: int) -> list[tuple[int, ...]]:
+    """Strides per level: 2 where an axis is long enough and its voxels are no coarser than twice the finest."""
+    pools: list[tuple[int, ...]] = []
+    while len(pools) < most:
+        pool = tuple(2 if n >= 2 * SMALLEST_EDGE - 1 and s <= 2 * min(spacing) else 1 for n, s in zip(sizes, spacing, strict=True))
+        if max(pool) == 1:
+            break
+        pools.append(pool)
+        sizes = tuple(-(-n // p) for n, p in zip(sizes, pool, strict=True))
+        spacing = tuple(s * p for s, p in zip(spacing, pool, strict=True))
+    return pools or [(2,) * len(sizes)]
+
+
+def fit_patch(patch: Shape3, model: str, config: dict[str, Any], dims: int) -> Shape3:
+    """The nearest patch that the network takes."""
+    size = build(model, config).nearest_size(patch[3 - dims :])
+    return (1, *size) if dims == 2 else size
+
+
+def tile(patch: Shape3, shapes: np.ndarray, model: str, config: dict[str, Any]) -> Shape3:
+    """The tile in use: the largest image in one piece where it is at most four patches, else the patch."""
+    dims = config["dims"]
+    if config.get("padding") == "valid":
+        return patch
+    step = build(model, config).divisor
+    largest = [-(-int(n) // d) * d for n, d in zip(shapes.max(0)[3 - dims :], step, strict=True)]
+    if math.prod(largest) > 4 * math.prod(patch):
+        return patch
+    return (1, largest[0], largest[1]) if dims == 2 else (largest[0], largest[1], largest[2])
+
+
+def write_plan(plan: Plan, path: Path) -> None:
+    """The plan as TOML with comments. Raises OutputError."""
+    document = tomlkit.document()
+    document.add(tomlkit.comment("What Vesalius will do, derived from the data. Edit it and start with --plan."))
+    for key, values in plan.model_dump(mode="json", exclude_none=True).items():
+        document.add(key, table(values, key))
+    with atomic(path) as part:
+        part.write_text(tomlkit.dumps(document), encoding="utf-8")
+
+
+def table(values: dict[str, Any], prefix: str) -> Table:
+    """A TOML table; keys named in COMMENTS say what they are."""
+    result = tomlkit.table()
+    plain_first = sorted(values.items(), key=lambda item: isinstance(item[1], dict))
+    for key, value in plain_first:
+        name = f"{prefix}.{key}"
+        if name in COMMENTS:
+            result.add(tomlkit.comment(COMMENTS[name]))
+        result.add(key, table(value, name) if isinstance(value, dict) and name != "recipe.model" else value)
+    return result
+
+
+def read_plan(path: str | Path) -> Plan:
+    """The plan in a TOML file. Raises UnreadableFile, or DatasetError that names the first thing that does not fit."""
+    try:
+        values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UnreadableFile("there is no such plan", file=path, fix="make one with --plan-only") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UnreadableFile(f"this is not TOML: {error}", file=path, fix="mend that line") from error
+    try:
+        plan = Plan.model_validate(values)
+    except ValidationError as error:
+        raise DatasetError(f"this plan does not fit: {first_problem(error)}", file=path, fix="mend that line") from error
+    missing = [key for key in ("patch", "batch", "loss") if getattr(plan.recipe, key) is None]
+    if missing:
+        raise DatasetError(f"recipe.{missing[0]} is missing", file=path, fix="make a plan with --plan-only and edit that")
+    return plan

@@ -1,0 +1,143 @@
+"""Recipes: how a model is trained, as plain numbers in one place.
+
+A recipe is a literal in RECIPES; a TOML file overrides one (`base = "hippocampus"`, then the keys that
+differ). The plan of a run repeats the recipe in full, so a run never depends on later edits here.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ..core.errors import InputError, UnreadableFile, unknown_name
+
+
+class Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Augment(Record):
+    """Strengths and probabilities of the changes made to every sample, in a worker process.
+
+    `scale` above 1 enlarges the field of view (objects get smaller). Axes are 0 = Z, 1 = Y, 2 = X.
+    """
+
+    rotate_deg: float = Field(30.0, ge=0, le=180)
+    rotate_p: float = Field(0.2, ge=0, le=1)
+    scale: tuple[float, float] = (0.7, 1.4)
+    scale_p: float = Field(0.2, ge=0, le=1)
+    flip_axes: tuple[int, ...] = ()
+    quarter_turns: bool = False
+    elastic_px: float = Field(0.0, ge=0)  # standard deviation of the displacement at each node of a coarse grid
+    elastic_nodes: int = Field(3, ge=2)
+    elastic_p: float = Field(0.0, ge=0, le=1)
+    noise: tuple[float, float] = (0.0, 0.1)
+    noise_p: float = Field(0.1, ge=0, le=1)
+    blur_px: tuple[float, float] = (0.5, 1.0)
+    blur_p: float = Field(0.2, ge=0, le=1)
+    brightness: tuple[float, float] = (0.75, 1.25)
+    brightness_p: float = Field(0.15, ge=0, le=1)
+    contrast: tuple[float, float] = (0.75, 1.25)
+    contrast_p: float = Field(0.15, ge=0, le=1)
+    low_resolution: tuple[float, float] = (0.5, 1.0)
+    low_resolution_p: float = Field(0.25, ge=0, le=1)
+    gamma: tuple[float, float] = (0.7, 1.5)
+    gamma_p: float = Field(0.3, ge=0, le=1)
+    gamma_invert_p: float = Field(0.1, ge=0, le=1)
+    channels_together: bool = True  # False: each channel draws its own intensity change (stains)
+    border: Literal["zeros", "reflection"] | None = None  # None: zeros for volumes, reflection for pictures
+
+
+class Recipe(Record):
+    """Everything training decides that the data do not. None means: derived from the data, see plan.py."""
+
+    optimiser: Literal["adamw", "sgd"] = "adamw"
+    lr: float = Field(3e-3, gt=0)
+    weight_decay: float = Field(1e-2, ge=0)
+    momentum: float = Field(0.99, ge=0, lt=1)  # SGD only
+    nesterov: bool = True  # SGD only
+    schedule: Literal["cosine", "poly"] = "cosine"
+    warmup: float = Field(0.02, ge=0, lt=1)  # part of the run over which the rate rises from 0
+    ema: float = Field(0.998, ge=0, lt=1)
+    clip: float = Field(12.0, gt=0)
+    batch: int | None = Field(None, ge=1)
+    patch: tuple[int, int, int] | None = None  # voxels of the prepared grid (Z, Y, X)
+    spacing_mm: tuple[float, float, float] | None = None
+    foreground: float = Field(0.33, ge=0, le=1)  # part of the samples centred on a foreground voxel
+    balance: Literal["none", "appearance"] = "none"
+    loss: str | None = None  # None: the one the model's catalog entry names
+    deep_supervision: bool = True
+    steps_per_epoch: int = Field(100, ge=1)
+    epochs: int = Field(100, ge=1)  # where neither --epochs, --steps nor --minutes is given
+    patience: int | None = Field(None, ge=1)  # validations without a better Dice before an early stop; None: never
+    keep: Literal["last", "best"] = "last"
+    validate_every: int = Field(5, ge=1)  # epochs
+    validation_fraction: float = Field(0.15, gt=0, lt=1)
+    seed: int = Field(0, ge=0)
+    workers: int = Field(1, ge=0)
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    flips_at_test: bool = False
+    model: dict[str, Any] = Field(default_factory=dict)  # settings of the network, over those derived from the data
+    augment: Augment = Augment()
+
+
+RECIPES: dict[str, Recipe] = {
+    "default": Recipe(),
+    # T1 MRI of 1 mm, whole volumes of about 35 x 50 x 35 (MSD task 4). The two sides of the head are mirrored: no flips.
+    "hippocampus": Recipe(
+        lr=3e-3, batch=4, patch=(40, 56, 40), foreground=0.33, ema=0.998, steps_per_epoch=50, validate_every=4, validation_fraction=0.15,
+        augment=Augment(rotate_deg=15, rotate_p=0.4, scale=(0.8, 1.25), scale_p=0.4, blur_p=0.1, low_resolution_p=0.1, noise_p=0.15),
+    ),
+    # Fluorescence, bright field and H&E at any magnification (DSB 2018); the rare stains are drawn more often.
+    "nuclei": Recipe(
+        lr=2e-3, batch=4, patch=(1, 256, 256), foreground=0.5, ema=0.998, balance="appearance", steps_per_epoch=100, validate_every=5,
+        augment=Augment(rotate_deg=45, rotate_p=0.3, scale=(0.6, 1.6), scale_p=0.5, flip_axes=(1, 2), quarter_turns=True,
+                        gamma_invert_p=0.15, contrast=(0.6, 1.5), contrast_p=0.3, brightness_p=0.3, noise=(0, 0.005)),
+    ),
+    # Ronneberger et al. 2015: valid convolutions, border weights (eq. 2), elastic deformation, momentum 0.99, one large tile.
+    "ronneberger": Recipe(
+        optimiser="sgd", lr=1e-3, momentum=0.99, nesterov=False, weight_decay=0.0, schedule="poly", warmup=0.02, ema=0.99, batch=1,
+        patch=(1, 412, 412), foreground=0.0, loss="border_ce", deep_supervision=False, model={"padding": "valid"},
+        augment=Augment(rotate_deg=180, rotate_p=0.5, scale=(1.0, 1.0), scale_p=0.0, flip_axes=(1, 2), elastic_px=10, elastic_p=0.9,
+                        noise_p=0, blur_p=0, low_resolution_p=0, brightness_p=0.3, contrast_p=0.3, gamma_p=0.3),
+    ),
+}
+
+
+def read_recipe(name_or_file: str | Path) -> Recipe:
+    """The recipe of that name, or the TOML file that overrides one (`base`, default 'default').
+
+    Raises UnknownName, UnreadableFile (no TOML), InputError (an unknown key or a value out of range).
+    """
+    text = str(name_or_file)
+    if not text.endswith(".toml"):
+        if text not in RECIPES:
+            raise unknown_name("recipe", text, RECIPES)
+        return RECIPES[text]
+    try:
+        values = tomllib.loads(Path(text).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UnreadableFile("the recipe cannot be read", file=text, fix="check the path") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UnreadableFile(f"this is not TOML: {error}", file=text, fix="mend that line") from error
+    return override(read_recipe(values.pop("base", "default")), values, text)
+
+
+def override(recipe: Recipe, values: dict[str, Any], file: str = "recipe") -> Recipe:
+    """`recipe` with `values` laid over it; tables (`augment`, `model`) key by key. Raises InputError."""
+    merged = recipe.model_dump()
+    for key, value in values.items():
+        merged[key] = {**merged[key], **value} if isinstance(value, dict) and isinstance(merged.get(key), dict) else value
+    try:
+        return Recipe.model_validate(merged)
+    except ValidationError as error:
+        raise InputError(first_problem(error), file=file, fix="mend that line") from error
+
+
+def first_problem(error: ValidationError) -> str:
+    """The first thing pydantic found wrong, as `key: what`."""
+    first = error.errors()[0]
+    return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"

@@ -1,0 +1,62 @@
+"""Who is trained on and who is looked at: patients are never on both sides."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..core.atomic import atomic
+from ..core.errors import DatasetError
+
+
+@dataclass(frozen=True)
+class Split:
+    """Case names on either side."""
+
+    train: tuple[str, ...]
+    validation: tuple[str, ...]
+
+
+def split_cases(cases: Sequence[Any], *, fraction: float, seed: int, folds: int | None, fold: int, say: Callable[[str], None]) -> Split:
+    """A fixed split where the dataset brings one, else patients drawn with `seed`; fold `fold` of `folds`, or a `fraction`.
+
+    Raises DatasetError where there are too few patients.
+    """
+    fixed = [case for case in cases if case.split == "validation"]
+    if fixed and folds is None:
+        say(f"the dataset's own split: {len(cases) - len(fixed)} to train, {len(fixed)} to validate")
+        return Split(tuple(c.name for c in cases if c.split != "validation"), tuple(c.name for c in fixed))
+    patients = sorted({case.patient for case in cases})
+    if len(patients) == len(cases) and all(case.patient == case.name for case in cases):
+        say("no patients are named: each case is its own patient (name them in cases.csv or with --patients)")
+    if len(patients) < max(2, folds or 2):
+        raise DatasetError(f"{len(patients)} patients cannot be split", fix="add cases of other patients, or ask for fewer folds")
+    order = np.random.default_rng(seed).permutation(len(patients))
+    if folds is None:
+        held = {patients[i] for i in order[: max(1, round(fraction * len(patients)))]}
+    else:
+        if not 0 <= fold < folds:
+            raise DatasetError(f"there is no fold {fold} among {folds}", fix=f"choose 0 to {folds - 1}")
+        held = {patients[i] for i in order[fold::folds]}
+    train = tuple(case.name for case in cases if case.patient not in held)
+    validation = tuple(case.name for case in cases if case.patient in held)
+    say(f"{len(train)} cases to train, {len(validation)} to validate, split by patient with seed {seed}")
+    return Split(train, validation)
+
+
+def write_split(split: Split, path: Path) -> None:
+    with atomic(path) as part:
+        part.write_text(json.dumps({"train": split.train, "validation": split.validation}, indent=1), encoding="utf-8")
+
+
+def read_split(path: Path) -> Split:
+    """The split a run began with. Raises DatasetError where the file is gone."""
+    if not path.is_file():
+        raise DatasetError("the split of this run is missing", file=path, fix="start anew without --resume")
+    both = json.loads(path.read_text(encoding="utf-8"))
+    return Split(tuple(both["train"]), tuple(both["validation"]))

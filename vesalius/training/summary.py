@@ -1,0 +1,57 @@
+"""The report of a run: its curves, and how every kept-back case came out."""
+
+from __future__ import annotations
+
+import io
+import math
+from pathlib import Path
+
+from ..core.atomic import atomic
+from ..pipeline.report import Section, figure, page, paragraph, table
+from .journal import read_metrics
+from .plan import Plan
+from .validate import Scores, means
+
+
+def write_report(run: Path, plan: Plan, scores: dict[str, Scores]) -> Path:
+    """RUN/report.html, self-contained: curves, means per label, one row per case and label. Raises OutputError."""
+    lines = read_metrics(run)
+    sections = [Section("Curves", figure(curves(lines), "loss and validation Dice over the steps"))] if lines else []
+    found = means(scores)
+    metrics = list(dict.fromkeys(m for label in found.values() for m in label))
+    if metrics:
+        mean_rows = [[label, *[rounded(values.get(m)) for m in metrics]] for label, values in found.items()]
+        case_rows = [[case, label, *[rounded(v.get(m)) for m in metrics]] for case, labels in scores.items() for label, v in labels.items()]
+        sections.append(Section("Means over the kept-back cases", table(["label", *metrics], mean_rows)))
+        sections.append(Section("Case by case", table(["case", "label", *metrics], case_rows)))
+    recipe = plan.recipe
+    about = f"{plan.task.title}. Patch {plan.patch}, batch {recipe.batch}, {recipe.optimiser}, seed {recipe.seed}; all of it in plan.toml."
+    with atomic(run / "report.html") as part:
+        part.write_text(page(f"Training of {plan.task.name}", [Section("Plan", paragraph(about)), *sections]), encoding="utf-8")
+    return run / "report.html"
+
+
+def rounded(value: float | None) -> str:
+    return "" if value is None or math.isnan(value) else f"{value:.4f}"
+
+
+def curves(lines: list[dict]) -> bytes:
+    """Loss and Dice over the steps, as PNG."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib.figure import Figure
+
+    plot = Figure(figsize=(8, 3.5), layout="constrained")
+    left = plot.subplots()
+    left.plot([line["step"] for line in lines], [line["loss"] for line in lines], color="tab:blue", label="loss")
+    left.set_xlabel("step")
+    left.set_ylabel("training loss", color="tab:blue")
+    seen = [line for line in lines if "dice" in line]
+    if seen:
+        right = left.twinx()
+        right.plot([line["step"] for line in seen], [line["dice"] for line in seen], color="tab:orange", marker=".")
+        right.set_ylabel("validation Dice", color="tab:orange")
+    picture = io.BytesIO()
+    plot.savefig(picture, format="png", dpi=110)
+    return picture.getvalue()

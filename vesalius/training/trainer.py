@@ -1,0 +1,144 @@
+"""One network being trained: a step, its learning rate, its running average, and where it stands.
+
+accelerate carries it: one process, or several started by `accelerate launch` or `torchrun`, each with its share of the
+same global batch. Draws inside the network (dropout) follow from (seed, step, rank), so a resumed run repeats them.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast
+from torch import Tensor, nn
+
+from ..core.errors import InputError
+from ..models.catalog import build
+from ..pipeline.tiled import use_bf16
+from .losses import find_loss, supervised
+from .plan import Plan
+from .recipe import Recipe
+
+POLY_POWER = 0.9  # nnU-Net, and DeepLab before it
+
+
+@dataclass(frozen=True)
+class Limit:
+    """Where the run ends, and with it the schedule: after `seconds`, or after `steps`."""
+
+    seconds: float | None = None
+    steps: int | None = None
+
+    def progress(self, step: int, elapsed: float) -> float:
+        """0 at the start, 1 at the end."""
+        by_time = elapsed / self.seconds if self.seconds else 0.0
+        by_step = step / self.steps if self.steps else 0.0
+        return min(1.0, max(by_time, by_step))
+
+
+def rate(recipe: Recipe, progress: float) -> float:
+    """The learning rate at `progress` in 0..1: a linear rise over `warmup`, then cosine or poly down to zero."""
+    rise = min(1.0, max(progress, 1e-3) / recipe.warmup) if recipe.warmup else 1.0
+    fall = 0.5 * (1 + math.cos(math.pi * progress)) if recipe.schedule == "cosine" else (1 - progress) ** POLY_POWER
+    return recipe.lr * rise * fall
+
+
+class Trainer:
+    """Model, running average and optimiser of a plan on a device. `precision` as in the recipe."""
+
+    def __init__(self, plan: Plan, device: torch.device, limit: Limit):
+        self.plan, self.recipe, self.limit = plan, plan.recipe, limit
+        self.accelerator = Accelerator(cpu=device.type == "cpu")
+        self.bf16 = use_bf16(self.recipe.precision, device)
+        self.layout = torch.channels_last if plan.task.dims == 2 else torch.channels_last_3d
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.recipe.seed)
+            model = build(plan.task.model.name, plan.task.model.config)
+            self.average = build(plan.task.model.name, plan.task.model.config)
+        self.average.load_state_dict(model.state_dict())
+        self.average.requires_grad_(False).eval().to(self.accelerator.device).to(memory_format=self.layout)
+        model.to(memory_format=self.layout)
+        self.model, self.optimiser = self.accelerator.prepare(model, make_optimiser(model, self.recipe))
+        self.loss = find_loss(plan.loss)
+        self.step, self.before, self.started = 0, 0.0, time.monotonic()
+
+    @property
+    def bare(self) -> nn.Module:
+        """The model without the wrapping of several processes."""
+        return self.accelerator.unwrap_model(self.model)
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds of training, earlier parts of a resumed run included."""
+        return self.before + time.monotonic() - self.started
+
+    def progress(self) -> float:
+        """How far the run is, the same number in every process."""
+        return self.agree(self.limit.progress(self.step, self.elapsed))
+
+    def agree(self, value: float) -> float:
+        """Rank 0's `value`, in every process."""
+        if self.accelerator.num_processes == 1:
+            return value
+        return float(broadcast(torch.tensor(value, dtype=torch.float64, device=self.accelerator.device)))
+
+    def advance(self, batch: dict[str, Tensor], progress: float) -> float:
+        """One step on this rank's share of the batch; returns the loss. Raises InputError when it is not finite."""
+        seed = (self.recipe.seed * 1_000_003 + self.step) * 64 + self.accelerator.process_index
+        torch.manual_seed(seed % 2**63)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate(self.recipe, progress)
+        device = self.accelerator.device
+        image = batch["image"].to(device).contiguous(memory_format=self.layout)
+        weight = batch["weight"].to(device) if "weight" in batch else None
+        self.model.train()
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
+            main, auxiliary = self.model(image)
+        loss = supervised(self.loss, main, auxiliary, batch["target"].to(device), weight)
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise InputError(f"the loss is not finite at step {self.step}", fix="lower recipe.lr, or look for broken images with --plan-only")
+        self.accelerator.backward(loss)
+        self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        self.follow()
+        self.step += 1
+        return value
+
+    @torch.no_grad()
+    def follow(self) -> None:
+        """Move the running average: decay min(ema, (1 + n) / (10 + n)), so that early weights are soon forgotten."""
+        decay = min(self.recipe.ema, (1 + self.step) / (10 + self.step))
+        state = list(zip(self.average.state_dict().values(), self.bare.state_dict().values(), strict=True))
+        floating = [(mean, now) for mean, now in state if mean.is_floating_point()]
+        torch._foreach_lerp_([mean for mean, _ in floating], [now for _, now in floating], 1 - decay)
+        for mean, now in state:
+            if not mean.is_floating_point():
+                mean.copy_(now)
+
+    def state(self) -> dict[str, Any]:
+        """What `restore` needs to go on as if nothing had happened."""
+        return {"model": self.bare.state_dict(), "average": self.average.state_dict(), "optimiser": self.optimiser.state_dict(),
+                "step": self.step, "elapsed": self.elapsed}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Stand where `state` was taken."""
+        self.bare.load_state_dict(state["model"])
+        self.average.load_state_dict(state["average"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.step, self.before, self.started = state["step"], state["elapsed"], time.monotonic()
+
+
+def make_optimiser(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """AdamW or SGD; norms and biases do not decay."""
+    matrices = [p for p in model.parameters() if p.ndim > 1]
+    vectors = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    if recipe.optimiser == "adamw":
+        return torch.optim.AdamW(groups, lr=recipe.lr)
+    return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov)
