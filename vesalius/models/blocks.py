@@ -6,6 +6,7 @@ Shapes: (B, C, *S) with S = (Y, X) or (Z, Y, X). Nothing here reshapes a map, so
 from __future__ import annotations
 
 from math import prod
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,8 +14,9 @@ from torch import Tensor, nn
 
 from ..core.errors import unknown_name
 
-CONV = {2: nn.Conv2d, 3: nn.Conv3d}
-UPCONV = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+# Any: torch declares sizes as int or 2-tuples and takes tuples of any length.
+CONV: dict[int, Any] = {2: nn.Conv2d, 3: nn.Conv3d}
+UPCONV: dict[int, Any] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 MAX_POOL = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
 BATCH_NORM = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 LINEAR_MODE = {2: "bilinear", 3: "trilinear"}
@@ -125,7 +127,7 @@ class ResidualUnit(nn.Module):
         self.stride = stride if stride and max(stride) > 1 else None
         self.first = ConvUnit(inputs, outputs, kernel, norm_kind=norm_kind, act=act, stride=stride, bias=bias, dropout=dropout)
         self.second = ConvUnit(outputs, outputs, kernel, norm_kind=norm_kind, act=None, bias=bias)
-        self.widen = nn.Identity()
+        self.widen: nn.Module = nn.Identity()
         if inputs != outputs:
             self.widen = ConvUnit(inputs, outputs, (1,) * dims, norm_kind=norm_kind, act=None, bias=False)
         self.act = activation(act)
@@ -184,7 +186,7 @@ def pad_to(x: Tensor, size: tuple[int, ...]) -> Tensor:
 def init_he(module: nn.Module, slope: float = 0.01) -> None:
     """He initialisation of every convolution, zero biases (He et al. 2015, eq. 14; slope as in nnU-Net)."""
     for part in module.modules():
-        if isinstance(part, (*CONV.values(), *UPCONV.values())):
+        if isinstance(part, nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d | nn.ConvTranspose3d):
             nn.init.kaiming_normal_(part.weight, a=slope)
             if part.bias is not None:
                 nn.init.zeros_(part.bias)

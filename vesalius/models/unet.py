@@ -140,13 +140,13 @@ class UNet(nn.Module):
         )
         heads = self.levels if c.deep_supervision != "no" else 1
         self.heads = nn.ModuleList([conv(leaving[i], c.classes, (1,) * c.dims, bias=c.head_bias) for i in range(heads)])
-        self.stem = nn.Identity()
+        self.stem: nn.Module = nn.Identity()
         if c.stem_stride:
             self._put_stem(leaving[0])
         init_he(self)
         for part in self.modules():
             if isinstance(part, ResidualUnit) and c.norm != "none":
-                nn.init.zeros_(part.second.norm.weight)  # a residual unit begins as its shortcut
+                nn.init.zeros_(part.second.norm.weight)  # type: ignore[arg-type]  # a residual unit begins as its shortcut
 
     def _unit(self, inputs: int, outputs: int, kernel: Axes, stride: Axes | None = None) -> ConvUnit:
         c = self.config
@@ -284,7 +284,7 @@ class UNet(nn.Module):
             return n if n > 0 and n % self._shrink(axis) == 0 else None
         if c.odd_sizes == "pad":
             return n if n >= self._shrink(axis) else None
-        first, sizes = n, []
+        first, sizes = n, list[int]()
         if c.stem_stride:
             first = (n - (2 * c.stem_stride[axis] - 1)) // c.stem_stride[axis] + 1
         for level in range(self.levels + 1):
