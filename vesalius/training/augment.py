@@ -44,7 +44,9 @@ class Augmentation:
         """By how much the crop must be larger than the patch, so that turning and shrinking find image and not border."""
         s = self.settings
         turned = 1.0 if not s.rotate_deg or not s.rotate_p else (1.42 if s.rotate_deg >= 45 else 1.0 + 0.42 * s.rotate_deg / 45)
-        return turned * (max(1.0, s.scale[1]) if s.scale_p else 1.0) + (2 * s.elastic_px / max(self.patch) if s.elastic_p else 0.0)
+        return turned * (max(1.0, s.scale[1]) if s.scale_p else 1.0) + (
+            2 * s.elastic_px / max(self.patch) if s.elastic_p else 0.0
+        )
 
     def __call__(self, image: np.ndarray, mask: np.ndarray, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
         """image float32 (C, *S), mask (*S) -> float32 (C, *patch), int32 (*patch); the same seed, the same sample."""
@@ -54,6 +56,7 @@ class Augmentation:
                 data = elastic(data, self.settings, self.border)
             for step in (*self.spatial, *self.intensity):
                 data = step(**data)
+            data["image"] = recolour(data["image"], self.settings)
         return data["image"].float().contiguous(), data["segmentation"][0].contiguous()
 
     def _spatial(self) -> list[BasicTransform]:
@@ -61,8 +64,17 @@ class Augmentation:
         turn = np.deg2rad(s.rotate_deg)
         steps: list[BasicTransform] = [
             SpatialTransform(
-                self.patch, 0, False, p_rotation=s.rotate_p, rotation=(-turn, turn), p_scaling=s.scale_p, scaling=s.scale,
-                p_synchronize_scaling_across_axes=1, mode_seg="nearest", padding_mode_image=self.border, border_mode_seg=self.border,
+                self.patch,
+                0,
+                False,
+                p_rotation=s.rotate_p,
+                rotation=(-turn, turn),
+                p_scaling=s.scale_p,
+                scaling=s.scale,
+                p_synchronize_scaling_across_axes=1,
+                mode_seg="nearest",
+                padding_mode_image=self.border,
+                border_mode_seg=self.border,
             )
         ]
         axes = tuple(axis - (3 - self.dims) for axis in s.flip_axes if axis >= 3 - self.dims)
@@ -99,8 +111,19 @@ def elastic(data: dict[str, torch.Tensor], settings: Augment, border: str) -> di
     scale = torch.tensor([2 / n for n in shape]).view(dims, *[1] * dims)
     grid = (base + shift * scale).flip(0).movedim(0, -1)[None]  # grid_sample wants x first
     image = grid_sample(data["image"][None], grid, padding_mode=border, align_corners=False)[0]
-    mask = grid_sample(data["segmentation"][None].double(), grid.double(), mode="nearest", padding_mode=border, align_corners=False)
+    mask = grid_sample(
+        data["segmentation"][None].double(), grid.double(), mode="nearest", padding_mode=border, align_corners=False
+    )
     return {"image": image, "segmentation": mask[0].to(data["segmentation"].dtype)}
+
+
+def recolour(image: torch.Tensor, settings: Augment) -> torch.Tensor:
+    """Inverted, grey, both or neither; (C, *S) in 0..1."""
+    if settings.invert_p and np.random.uniform() < settings.invert_p:
+        image = 1 - image
+    if settings.grey_p and np.random.uniform() < settings.grey_p:
+        image = image.mean(0, keepdim=True).expand_as(image)
+    return image
 
 
 @contextmanager

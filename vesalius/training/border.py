@@ -16,7 +16,9 @@ SIGMA_PX = 5.0  # eq. 2
 REACH = 5.0  # beyond d1 + d2 = 5 sigma the term is below 4e-5
 
 
-def border_weights(classes: np.ndarray, class_weights: tuple[float, ...], *, w0: float = W0, sigma_px: float = SIGMA_PX) -> np.ndarray:
+def border_weights(
+    classes: np.ndarray, class_weights: tuple[float, ...], *, w0: float = W0, sigma_px: float = SIGMA_PX
+) -> np.ndarray:
     """w float32 (Y, X) for class indices (Y, X); cells are the connected components (4 neighbours) of each class above 0.
 
     The border term is added on the background only: inside a cell d1 is 0 and the term would reward its neighbours' nearness.

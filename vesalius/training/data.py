@@ -77,14 +77,20 @@ def spots_of(mask: np.ndarray, task: Task) -> Spots:
     return tuple(found)
 
 
-def gather(dataset: Any, cases: Sequence[Any], task: Task, *, cache: Path, limit_gb: float, say: Callable[[str], None]) -> list[Prepared]:
+def gather(
+    dataset: Any, cases: Sequence[Any], task: Task, *, cache: Path, limit_gb: float, say: Callable[[str], None]
+) -> list[Prepared]:
     """All cases prepared: in memory up to `limit_gb`, the others as .npy files in `cache`, mapped."""
     ready, used, mapped = [], 0, 0
     for case in cases:
         one = prepare_case(dataset, case, task)
         size = one.image.nbytes + one.mask.nbytes
         if used + size > limit_gb * 1e9:
-            one = replace(one, image=on_disk(one.image, cache / f"{one.name}.image.npy"), mask=on_disk(one.mask, cache / f"{one.name}.mask.npy"))
+            one = replace(
+                one,
+                image=on_disk(one.image, cache / f"{one.name}.image.npy"),
+                mask=on_disk(one.mask, cache / f"{one.name}.mask.npy"),
+            )
             mapped += 1
         else:
             used += size
@@ -108,9 +114,19 @@ class Samples(Dataset):
     `class_weights`: w_c of Ronneberger's border map, or None where the loss wants no map.
     """
 
-    def __init__(self, cases: Sequence[Prepared], task: Task, augmentation: Augmentation, *, patch: tuple[int, int, int], seed: int,
-                 foreground: float = 0.33, shares: np.ndarray | None = None, overhang: tuple[int, ...] = (0, 0, 0),
-                 class_weights: tuple[float, ...] | None = None):
+    def __init__(
+        self,
+        cases: Sequence[Prepared],
+        task: Task,
+        augmentation: Augmentation,
+        *,
+        patch: tuple[int, int, int],
+        seed: int,
+        foreground: float = 0.33,
+        shares: np.ndarray | None = None,
+        overhang: tuple[int, ...] = (0, 0, 0),
+        class_weights: tuple[float, ...] | None = None,
+    ):
         self.cases, self.augmentation, self.patch = list(cases), augmentation, patch
         self.dims, self.objects, self.seed, self.foreground = task.dims, task.instances, seed, foreground
         self.shares = None if shares is None else shares / shares.sum()
@@ -157,7 +173,9 @@ def cut(array: np.ndarray, centre: Sequence[int], size: Sequence[int], border: s
         return np.array(array[(slice(None), *inside)])
     if border == "zeros":
         out = np.zeros((len(array), *size), array.dtype)
-        out[(slice(None), *[slice(i.start - a, i.stop - a) for i, a in zip(inside, starts, strict=True)])] = array[(slice(None), *inside)]
+        out[(slice(None), *[slice(i.start - a, i.stop - a) for i, a in zip(inside, starts, strict=True)])] = array[
+            (slice(None), *inside)
+        ]
         return out
     index = [mirrored(np.arange(a, a + s), n) for a, s, n in zip(starts, size, array.shape[1:], strict=True)]
     return array[(slice(None), *np.ix_(*index))]

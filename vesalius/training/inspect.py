@@ -67,7 +67,9 @@ class Fingerprint:
     def describe(self, labels: Sequence[str]) -> list[str]:
         """What a person wants to know before training, a sentence a line."""
         patients = len({case.patient for case in self.cases})
-        lines = [f"{len(self.cases)} cases of {patients} patients, {self.dims}D, {self.channels} channel{'s' * (self.channels > 1)}"]
+        lines = [
+            f"{len(self.cases)} cases of {patients} patients, {self.dims}D, {self.channels} channel{'s' * (self.channels > 1)}"
+        ]
         low, high = np.min([c.shape for c in self.cases], 0), np.max([c.shape for c in self.cases], 0)
         axes = slice(3 - self.dims, None)
         lines.append(f"sizes {by(low[axes])} to {by(high[axes])}, median {by(self.median_shape[axes])}")
@@ -75,11 +77,16 @@ class Fingerprint:
         lines.append("no spacing: sizes are in pixels" if spacing is None else f"spacing {by(spacing[axes])} mm in the median")
         if len(self.counts) > 1:
             parts = self.counts / max(self.counts.sum(), 1)
-            lines.append("voxels: " + ", ".join(f"{name} {100 * part:.2f} %" for name, part in zip(["background", *labels], parts, strict=True)))
+            lines.append(
+                "voxels: "
+                + ", ".join(f"{name} {100 * part:.2f} %" for name, part in zip(["background", *labels], parts, strict=True))
+            )
         if any(case.objects for case in self.cases):
             counts = [case.objects for case in self.cases]
             size = np.median([case.diameter_px for case in self.cases if case.objects])
-            lines.append(f"{min(counts)} to {max(counts)} objects a case, {np.median(counts):.0f} in the median, {size:.0f} px across")
+            lines.append(
+                f"{min(counts)} to {max(counts)} objects a case, {np.median(counts):.0f} in the median, {size:.0f} px across"
+            )
         return lines
 
 
@@ -108,10 +115,18 @@ def fingerprint(dataset: Any) -> Fingerprint:
     with_spacing = sum(fact.spacing is not None for fact in facts)
     if 0 < with_spacing < len(facts):
         bare = [fact.name for fact in facts if fact.spacing is None]
-        raise DatasetError(f"{len(bare)} of {len(facts)} cases carry no spacing, such as {bare[0]}", file=dataset.root, fix="give all cases their spacing, or none")
+        raise DatasetError(
+            f"{len(bare)} of {len(facts)} cases carry no spacing, such as {bare[0]}",
+            file=dataset.root,
+            fix="give all cases their spacing, or none",
+        )
     values = np.concatenate(samples, 1).astype(np.float64)
-    intensity = np.stack([np.percentile(values, 0.5, 1), values.mean(1), values.std(1), np.percentile(values, 99.5, 1), values.max(1)], 1)
-    return Fingerprint(tuple(facts), dims.pop(), len(values), units.pop() if len(units) == 1 else None, frozenset(kinds), intensity, counts)
+    intensity = np.stack(
+        [np.percentile(values, 0.5, 1), values.mean(1), values.std(1), np.percentile(values, 99.5, 1), values.max(1)], 1
+    )
+    return Fingerprint(
+        tuple(facts), dims.pop(), len(values), units.pop() if len(units) == 1 else None, frozenset(kinds), intensity, counts
+    )
 
 
 def case_facts(case: Any, image: Image, mask: Mask, instances: bool) -> CaseFacts:

@@ -53,8 +53,13 @@ class Bar:
     """Loss, validation Dice and time left, on one line; silent where `quiet`."""
 
     def __init__(self, *, quiet: bool):
-        columns = (TextColumn("epoch {task.fields[epoch]}"), BarColumn(30), TextColumn("loss {task.fields[loss]}  Dice {task.fields[dice]}"),
-                   TextColumn("{task.fields[left]} left"), TimeElapsedColumn())
+        columns = (
+            TextColumn("epoch {task.fields[epoch]}"),
+            BarColumn(30),
+            TextColumn("loss {task.fields[loss]}  Dice {task.fields[dice]}"),
+            TextColumn("{task.fields[left]} left"),
+            TimeElapsedColumn(),
+        )
         self.progress = Progress(*columns, disable=quiet, refresh_per_second=2)
         self.task = self.progress.add_task("train", total=1.0, epoch=0, loss="-", dice="-", left="?")
 

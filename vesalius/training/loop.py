@@ -123,7 +123,9 @@ def begin(dataset: Path, run: Path, options: TrainOptions, say: Say) -> tuple[Pl
         raise OutputError("a file stands where the run should go", file=run, fix="choose another folder")
     plan, data = read_or_derive(dataset, options, say)
     fraction = plan.recipe.validation_fraction
-    split = split_cases(data.cases, fraction=fraction, seed=plan.recipe.seed, folds=options.folds, fold=options.fold or 0, say=say)
+    split = split_cases(
+        data.cases, fraction=fraction, seed=plan.recipe.seed, folds=options.folds, fold=options.fold or 0, say=say
+    )
     if is_main():
         write_plan(plan, run / "plan.toml")
         write_split(split, run / "split.json")
@@ -150,14 +152,28 @@ def read_or_derive(dataset: Path, options: TrainOptions, say: Say) -> tuple[Plan
     for line in found.describe([label.name for label in data.labels] if not instances else ["objects"]):
         say(line)
     patients = str(options.patients) if options.patients else None
-    about = Data(path=str(Path(dataset).resolve()), name=data.name, instances=instances, patients=patients, folds=options.folds,
-                 fold=options.fold or 0, frequencies=tuple(int(n) for n in found.counts), notes=tuple(data.notes))
+    about = Data(
+        path=str(Path(dataset).resolve()),
+        name=data.name,
+        instances=instances,
+        patients=patients,
+        folds=options.folds,
+        fold=options.fold or 0,
+        frequencies=tuple(int(n) for n in found.counts),
+        notes=tuple(data.notes),
+    )
     return derive(data, found, about, model=options.model, recipe=recipe, like=like, resample=options.resample, say=say), data
 
 
 def adjust(recipe: Recipe, options: TrainOptions) -> Recipe:
     """The recipe with what the caller chose laid over it."""
-    wanted = {"seed": options.seed, "workers": options.workers, "precision": options.precision, "patience": options.patience, "epochs": options.epochs}
+    wanted = {
+        "seed": options.seed,
+        "workers": options.workers,
+        "precision": options.precision,
+        "patience": options.patience,
+        "epochs": options.epochs,
+    }
     return override(recipe, {key: value for key, value in wanted.items() if value is not None}, "options")
 
 
@@ -187,8 +203,14 @@ def make_samples(prepared: list, plan: Plan) -> Samples:
     output = valid_output(plan)
     overhang = tuple((p - o) // 2 for p, o in zip(patch, output, strict=True))
     return Samples(
-        prepared, task, Augmentation(recipe.augment, patch[3 - task.dims :]), patch=patch, seed=recipe.seed, foreground=recipe.foreground,
-        shares=shares([case.image for case in prepared], recipe.seed) if recipe.balance == "appearance" else None, overhang=overhang,
+        prepared,
+        task,
+        Augmentation(recipe.augment, patch[3 - task.dims :]),
+        patch=patch,
+        seed=recipe.seed,
+        foreground=recipe.foreground,
+        shares=shares([case.image for case in prepared], recipe.seed) if recipe.balance == "appearance" else None,
+        overhang=overhang,
         class_weights=class_weights(np.array(plan.data.frequencies)) if plan.loss == "border_ce" else None,
     )
 
@@ -253,8 +275,13 @@ class Session:
         """The end of an epoch: a line in the journal, perhaps a validation, a checkpoint. True: stop early."""
         trainer, epoch = self.trainer, self.trainer.step // self.recipe.steps_per_epoch
         stop = False
-        line: dict[str, Any] = {"epoch": epoch, "step": trainer.step, "seconds": round(trainer.elapsed, 1), "loss": float(np.mean(self.losses)),
-                                "rate": trainer.optimiser.param_groups[0]["lr"]}
+        line: dict[str, Any] = {
+            "epoch": epoch,
+            "step": trainer.step,
+            "seconds": round(trainer.elapsed, 1),
+            "loss": float(np.mean(self.losses)),
+            "rate": trainer.optimiser.param_groups[0]["lr"],
+        }
         self.losses = []
         if self.main and self._due(epoch):
             line |= self._validated()
@@ -280,17 +307,31 @@ class Session:
             self.keep_weights()
         self.best = max(self.best, self.dice)
         self.validating += time.monotonic() - start
-        return {"dice": self.dice} | {f"{label}/{metric}": value for label, all_ in found.items() for metric, value in all_.items()}
+        return {"dice": self.dice} | {
+            f"{label}/{metric}": value for label, all_ in found.items() for metric, value in all_.items()
+        }
 
     def keep_weights(self) -> None:
-        about = {"steps": self.trainer.step, "seconds": round(self.trainer.elapsed), "dice": self.dice, "seed": self.recipe.seed, "data": self.plan.data.name}
+        about = {
+            "steps": self.trainer.step,
+            "seconds": round(self.trainer.elapsed),
+            "dice": self.dice,
+            "seed": self.recipe.seed,
+            "data": self.plan.data.name,
+        }
         metadata = {TASK_KEY: self.plan.task.model_dump_json(), "training": json.dumps(about)}
         save(self.run / RUN_WEIGHTS, self.trainer.average, metadata, half=self.options.half)
 
     def save(self) -> None:
         """A checkpoint, by one process."""
         if self.main:
-            mine = {"losses": self.losses, "best": self.best, "stale": self.stale, "dice": self.dice, "validating": self.validating}
+            mine = {
+                "losses": self.losses,
+                "best": self.best,
+                "stale": self.stale,
+                "dice": self.dice,
+                "validating": self.validating,
+            }
             save_checkpoint(self.run / "checkpoint.pt", {**self.trainer.state(), "session": mine})
         self.saved = time.monotonic()
 
@@ -317,5 +358,7 @@ class Session:
         found = means(scores)
         epochs = trainer.step // self.recipe.steps_per_epoch
         if self.main:
-            self.say(f"{trainer.step} steps in {seconds / 60:.1f} minutes; validation Dice {self.dice:.4f}; weights in {self.run / RUN_WEIGHTS}")
+            self.say(
+                f"{trainer.step} steps in {seconds / 60:.1f} minutes; validation Dice {self.dice:.4f}; weights in {self.run / RUN_WEIGHTS}"
+            )
         return RunSummary(self.run, self.dice, found, epochs, trainer.step, seconds, self.run / RUN_WEIGHTS)

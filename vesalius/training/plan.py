@@ -81,29 +81,48 @@ class Plan(Record):
         return self.recipe.loss
 
 
-def derive(dataset: Any, found: Fingerprint, data: Data, *, model: str, recipe: Recipe, like: Task | None, resample: bool,
-           say: Callable[[str], None]) -> Plan:
-    """The plan for `dataset`; `like` is a shipped task whose labels, decision and cleaning are taken over.
+def derive(
+    dataset: Any,
+    found: Fingerprint,
+    data: Data,
+    *,
+    model: str,
+    recipe: Recipe,
+    like: Task | None,
+    resample: bool,
+    say: Callable[[str], None],
+) -> Plan:
+    """The plan for `dataset`; `like` is a shipped task, taken over but for its channels' names and what the recipe says of the network.
 
     Raises DatasetError for mixed spacings where `resample` is False, UnknownName for a model or loss.
     """
     listed = entry(model)
     decide: Decision = like.decide if like else (Objects() if dataset.instances else Argmax())
-    steps = [*spatial_steps(found, recipe, resample, say), normalisation(found)]
+    steps = like.steps if like else (*spatial_steps(found, recipe, resample, say), normalisation(found))
     shapes = prepared_shapes(found, recipe)
     middle = tuple(int(n) for n in np.median(shapes, 0))
     patch = recipe.patch or choose_patch((middle[0], middle[1], middle[2]), found.dims)
     labels = like.labels if like else dataset.labels
-    config = network(model, patch, found, decide.channels(len(labels)), recipe)
+    if like and like.model.name == model:
+        config = plain(make_config(listed.config, {**like.model.config, **recipe.model}))
+    else:
+        config = network(model, patch, found, decide.channels(len(labels)), recipe)
     patch = fit_patch(patch, model, config, found.dims)
     batch = recipe.batch or max(2, min(16, BATCH_VOXELS[found.dims] // math.prod(patch)))
     loss = recipe.loss or {"objects": "objects", "regions": "dice_bce"}.get(decide.kind, listed.loss)
     find_loss(loss)
     task = Task(
-        name=like.name if like else data.name, title=like.title if like else f"{data.name}, trained with Vesalius", dims=found.dims,  # type: ignore[arg-type]
-        channels=tuple(dataset.channels), labels=labels, steps=tuple(steps), model=ModelSpec(name=model, config=config),
-        inference=Inference(patch=tile(patch, shapes, model, config), flips=tuple(recipe.augment.flip_axes) if recipe.flips_at_test else ()),
-        decide=decide, clean=like.clean if like else (), nsd_tolerance_mm=like.nsd_tolerance_mm if like else None,
+        name=like.name if like else data.name,
+        title=like.title if like else f"{data.name}, trained with Vesalius",
+        dims=found.dims,  # type: ignore[arg-type]
+        channels=tuple(dataset.channels),
+        labels=labels,
+        steps=tuple(steps),
+        model=ModelSpec(name=model, config=config),
+        inference=like.inference if like else inference(patch, shapes, model, config, recipe),
+        decide=decide,
+        clean=like.clean if like else (),
+        nsd_tolerance_mm=like.nsd_tolerance_mm if like else None,
     )
     return Plan(data=data, task=task, recipe=recipe.model_copy(update={"patch": patch, "batch": batch, "loss": loss}))
 
@@ -113,7 +132,9 @@ def spatial_steps(found: Fingerprint, recipe: Recipe, resample: bool, say: Calla
     spacing = found.median_spacing
     if spacing is None:
         if recipe.spacing_mm:
-            raise DatasetError("the recipe asks for a spacing in mm, but these images carry none", fix="leave spacing_mm out of the recipe")
+            raise DatasetError(
+                "the recipe asks for a spacing in mm, but these images carry none", fix="leave spacing_mm out of the recipe"
+            )
         return []
     target = recipe.spacing_mm or spacing
     if found.mixed_spacing:
@@ -158,8 +179,10 @@ def network(model: str, patch: Shape3, found: Fingerprint, outputs: int, recipe:
     dims = found.dims
     config: dict[str, Any] = {"in_channels": found.channels, "classes": outputs, "dims": dims}
     if model == "unet":
-        pools = choose_pools(patch[3 - dims :], (recipe.spacing_mm or found.median_spacing or (1.0, 1.0, 1.0))[3 - dims :], len(WIDTHS[dims]) - 1)
-        depth = len(recipe.model.get("widths", pools + [0]))
+        pools = choose_pools(
+            patch[3 - dims :], (recipe.spacing_mm or found.median_spacing or (1.0, 1.0, 1.0))[3 - dims :], len(WIDTHS[dims]) - 1
+        )
+        depth = len(recipe.model.get("widths", [*pools, 0]))
         config |= {"widths": WIDTHS[dims][: len(pools) + 1], "pools": pools if depth == len(pools) + 1 else ()}
         config["deep_supervision"] = "training" if recipe.deep_supervision and depth > 2 else "no"
     return plain(make_config(entry(model).config, {**config, **recipe.model}))
@@ -169,7 +192,9 @@ def choose_pools(sizes: tuple[int, ...], spacing: tuple[float, ...], most: int) 
     """Strides per level: 2 where an axis is long enough and its voxels are no coarser than twice the finest."""
     pools: list[tuple[int, ...]] = []
     while len(pools) < most:
-        pool = tuple(2 if n >= 2 * SMALLEST_EDGE - 1 and s <= 2 * min(spacing) else 1 for n, s in zip(sizes, spacing, strict=True))
+        pool = tuple(
+            2 if n >= 2 * SMALLEST_EDGE - 1 and s <= 2 * min(spacing) else 1 for n, s in zip(sizes, spacing, strict=True)
+        )
         if max(pool) == 1:
             break
         pools.append(pool)
@@ -182,6 +207,12 @@ def fit_patch(patch: Shape3, model: str, config: dict[str, Any], dims: int) -> S
     """The nearest patch that the network takes."""
     size = build(model, config).nearest_size(patch[3 - dims :])
     return (1, *size) if dims == 2 else size
+
+
+def inference(patch: Shape3, shapes: np.ndarray, model: str, config: dict[str, Any], recipe: Recipe) -> Inference:
+    """Tiles and flips in use."""
+    flips = tuple(recipe.augment.flip_axes) if recipe.flips_at_test else ()
+    return Inference(patch=tile(patch, shapes, model, config), flips=flips)
 
 
 def tile(patch: Shape3, shapes: np.ndarray, model: str, config: dict[str, Any]) -> Shape3:

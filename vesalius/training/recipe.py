@@ -47,6 +47,8 @@ class Augment(Record):
     gamma: tuple[float, float] = (0.7, 1.5)
     gamma_p: float = Field(0.3, ge=0, le=1)
     gamma_invert_p: float = Field(0.1, ge=0, le=1)
+    invert_p: float = Field(0.0, ge=0, le=1)  # dark on bright becomes bright on dark: 1 - x, for intensities in 0..1
+    grey_p: float = Field(0.0, ge=0, le=1)  # all channels replaced by their mean
     channels_together: bool = True  # False: each channel draws its own intensity change (stains)
     border: Literal["zeros", "reflection"] | None = None  # None: zeros for volumes, reflection for pictures
 
@@ -86,23 +88,89 @@ class Recipe(Record):
 
 RECIPES: dict[str, Recipe] = {
     "default": Recipe(),
-    # T1 MRI of 1 mm, whole volumes of about 35 x 50 x 35 (MSD task 4). The two sides of the head are mirrored: no flips.
+    # T1 MRI of 1 mm, whole volumes of about 35 x 50 x 35 (MSD task 4). Left and right hippocampi mirror each other: flips along X.
     "hippocampus": Recipe(
-        lr=3e-3, batch=4, patch=(40, 56, 40), foreground=0.33, ema=0.998, steps_per_epoch=50, validate_every=4, validation_fraction=0.15,
-        augment=Augment(rotate_deg=15, rotate_p=0.4, scale=(0.8, 1.25), scale_p=0.4, blur_p=0.1, low_resolution_p=0.1, noise_p=0.15),
+        lr=3e-3,
+        batch=2,
+        patch=(40, 56, 40),
+        foreground=0.33,
+        ema=0.998,
+        steps_per_epoch=100,
+        validate_every=4,
+        validation_fraction=0.15,
+        augment=Augment(
+            rotate_deg=20,
+            rotate_p=0.7,
+            scale=(0.8, 1.25),
+            scale_p=0.7,
+            flip_axes=(2,),
+            elastic_px=1.5,
+            elastic_nodes=6,
+            elastic_p=0.3,
+            blur_p=0.1,
+            low_resolution_p=0.1,
+            noise_p=0.15,
+        ),
     ),
     # Fluorescence, bright field and H&E at any magnification (DSB 2018); the rare stains are drawn more often.
     "nuclei": Recipe(
-        lr=2e-3, batch=4, patch=(1, 256, 256), foreground=0.5, ema=0.998, balance="appearance", steps_per_epoch=100, validate_every=5,
-        augment=Augment(rotate_deg=45, rotate_p=0.3, scale=(0.6, 1.6), scale_p=0.5, flip_axes=(1, 2), quarter_turns=True,
-                        gamma_invert_p=0.15, contrast=(0.6, 1.5), contrast_p=0.3, brightness_p=0.3, noise=(0, 0.005)),
+        lr=2e-3,
+        batch=4,
+        patch=(1, 256, 256),
+        foreground=0.3,
+        ema=0.998,
+        balance="appearance",
+        steps_per_epoch=100,
+        validate_every=5,
+        augment=Augment(
+            rotate_deg=180,
+            rotate_p=0.6,
+            scale=(0.6, 1.6),
+            scale_p=0.7,
+            flip_axes=(1, 2),
+            quarter_turns=True,
+            invert_p=0.3,
+            grey_p=0.2,
+            channels_together=False,
+            gamma_invert_p=0.15,
+            contrast=(0.6, 1.5),
+            contrast_p=0.3,
+            brightness_p=0.3,
+            blur_p=0.1,
+            noise=(0, 0.005),
+        ),
     ),
     # Ronneberger et al. 2015: valid convolutions, border weights (eq. 2), elastic deformation, momentum 0.99, one large tile.
     "ronneberger": Recipe(
-        optimiser="sgd", lr=1e-3, momentum=0.99, nesterov=False, weight_decay=0.0, schedule="poly", warmup=0.02, ema=0.99, batch=1,
-        patch=(1, 412, 412), foreground=0.0, loss="border_ce", deep_supervision=False, model={"padding": "valid"},
-        augment=Augment(rotate_deg=180, rotate_p=0.5, scale=(1.0, 1.0), scale_p=0.0, flip_axes=(1, 2), elastic_px=10, elastic_p=0.9,
-                        noise_p=0, blur_p=0, low_resolution_p=0, brightness_p=0.3, contrast_p=0.3, gamma_p=0.3),
+        optimiser="sgd",
+        lr=1e-3,
+        momentum=0.99,
+        nesterov=False,
+        weight_decay=0.0,
+        schedule="poly",
+        warmup=0.02,
+        ema=0.99,
+        batch=1,
+        patch=(1, 412, 412),
+        foreground=0.0,
+        loss="border_ce",
+        deep_supervision=False,
+        model={"padding": "valid"},
+        augment=Augment(
+            rotate_deg=180,
+            rotate_p=0.5,
+            scale=(1.0, 1.0),
+            scale_p=0.0,
+            flip_axes=(1, 2),
+            elastic_px=10,
+            elastic_p=0.9,
+            noise_p=0,
+            blur_p=0,
+            low_resolution_p=0,
+            brightness_p=0.3,
+            contrast_p=0.3,
+            gamma_p=0.3,
+        ),
     ),
 }
 

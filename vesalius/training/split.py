@@ -22,7 +22,9 @@ class Split:
     validation: tuple[str, ...]
 
 
-def split_cases(cases: Sequence[Any], *, fraction: float, seed: int, folds: int | None, fold: int, say: Callable[[str], None]) -> Split:
+def split_cases(
+    cases: Sequence[Any], *, fraction: float, seed: int, folds: int | None, fold: int, say: Callable[[str], None]
+) -> Split:
     """A fixed split where the dataset brings one, else patients drawn with `seed`; fold `fold` of `folds`, or a `fraction`.
 
     Raises DatasetError where there are too few patients.

@@ -21,7 +21,9 @@ def write_report(run: Path, plan: Plan, scores: dict[str, Scores]) -> Path:
     metrics = list(dict.fromkeys(m for label in found.values() for m in label))
     if metrics:
         mean_rows = [[label, *[rounded(values.get(m)) for m in metrics]] for label, values in found.items()]
-        case_rows = [[case, label, *[rounded(v.get(m)) for m in metrics]] for case, labels in scores.items() for label, v in labels.items()]
+        case_rows = [
+            [case, label, *[rounded(v.get(m)) for m in metrics]] for case, labels in scores.items() for label, v in labels.items()
+        ]
         sections.append(Section("Means over the kept-back cases", table(["label", *metrics], mean_rows)))
         sections.append(Section("Case by case", table(["case", "label", *metrics], case_rows)))
     recipe = plan.recipe

@@ -101,7 +101,9 @@ class Trainer:
         loss = supervised(self.loss, main, auxiliary, batch["target"].to(device), weight)
         value = float(loss.detach())
         if not math.isfinite(value):
-            raise InputError(f"the loss is not finite at step {self.step}", fix="lower recipe.lr, or look for broken images with --plan-only")
+            raise InputError(
+                f"the loss is not finite at step {self.step}", fix="lower recipe.lr, or look for broken images with --plan-only"
+            )
         self.accelerator.backward(loss)
         self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
         self.optimiser.step()
@@ -123,8 +125,13 @@ class Trainer:
 
     def state(self) -> dict[str, Any]:
         """What `restore` needs to go on as if nothing had happened."""
-        return {"model": self.bare.state_dict(), "average": self.average.state_dict(), "optimiser": self.optimiser.state_dict(),
-                "step": self.step, "elapsed": self.elapsed}
+        return {
+            "model": self.bare.state_dict(),
+            "average": self.average.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "step": self.step,
+            "elapsed": self.elapsed,
+        }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Stand where `state` was taken."""

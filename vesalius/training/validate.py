@@ -60,5 +60,3 @@ def mean_dice(summary: Scores) -> float:
     """The mean of the labels' Dice, those without a value left out; nan where there is none."""
     values = [metrics["dice"] for metrics in summary.values() if not math.isnan(metrics.get("dice", math.nan))]
     return sum(values) / len(values) if values else math.nan
-
-
