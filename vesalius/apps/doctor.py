@@ -20,6 +20,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
+PACKAGE = Path(__file__).parents[1]
 EXTRAS = {
     "train": ("accelerate", "monai", "batchgeneratorsv2", "tensorboard", "matplotlib"),
     "jpeg": ("libjpeg",),
@@ -128,7 +129,7 @@ def verify_weights() -> Iterator[Check]:
         if task.weights is None:
             yield Check(f"weights {name}", "absent", "this task ships none", f"vesalius train DATASET -o RUN --task {name}")
             continue
-        file = Path(__file__).parents[1] / "weights" / task.weights.file
+        file = PACKAGE / "weights" / task.weights.file
         if not file.is_file():
             yield Check(f"weights {name}", "broken", f"{file} is missing", "pip install --force-reinstall vesalius")
         elif hashlib.sha256(file.read_bytes()).hexdigest() != task.weights.sha256:
@@ -163,7 +164,7 @@ def self_test(device: str) -> Iterator[Check]:
                 yield Check(f"self-test {name}", "ok", f"{found} in {time.perf_counter() - start:.1f} s")
 
 
-def walk(folder: Path, task: str, dims: int, device: str) -> str:
+def walk(folder: Path, task: str | None, dims: int, device: str, weights: Path | None = None) -> str:
     """Write a bright ball on dark ground, segment it, read the mask back; says what was found in it."""
     import numpy as np
 
@@ -181,16 +182,16 @@ def walk(folder: Path, task: str, dims: int, device: str) -> str:
 
         file = folder / "ball.nii.gz"
         nibabel.save(nibabel.Nifti1Image(picture.T, np.eye(4)), file)
-    return measured(file, folder / "out", task, device)
+    return measured(file, folder / "out", task, device, weights)
 
 
-def measured(file: Path, out: Path, task: str, device: str) -> str:
+def measured(file: Path, out: Path, task: str | None, device: str, weights: Path | None) -> str:
     """Segment `file` as the command does, and compare the mask's grid with the image's."""
     from ..core.errors import GeometryError
     from ..io.files import read, read_mask
     from ..pipeline.segment import segment
 
-    segment(file, out, task=task, device=device)
+    segment(file, out, task=task, weights=weights, device=device)
     image = read(file)
     (path,) = [each for each in out.iterdir() if each.name.startswith("ball.")]
     mask = read_mask(path)

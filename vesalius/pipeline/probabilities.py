@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -37,8 +36,8 @@ def keep_probabilities(
         return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        nameless = functools.partial(tempfile.TemporaryFile, prefix=".probabilities-", dir=path.parent)
-        with nameless() as first, nameless() as second:
+        where = {"prefix": ".probabilities-", "dir": path.parent}
+        with tempfile.TemporaryFile(**where) as first, tempfile.TemporaryFile(**where) as second:
             lattice = _Waiting(first, channels(task), restore.lattice)
             home = _Waiting(second, channels(task), image.grid.shape)
             yield _tapped(scores, task, lattice)
