@@ -61,12 +61,12 @@ def test_segment_keeps_probabilities_on_the_grid_of_the_image(run, tmp_path, vol
     image = volume(tmp_path / "case.nii.gz")
     words = ["segment", image, "-o", tmp_path / "out", "--model", "unet", "--weights", volume_weights]
     assert run(*words, "--save-probabilities", "--precision", "fp32").exit_code == 0
-    (kept,) = (tmp_path / "out").glob("case.probabilities*")
-    arrays = np.load(kept)
-    scores = next(arrays[name] for name in arrays.files if arrays[name].ndim == 4)
+    kept, mask = read(tmp_path / "out" / "probabilities" / "case.nii.gz"), read_mask(tmp_path / "out" / "case.nii.gz")
+    assert kept.grid.same_as(mask.grid)
+    scores = kept.array
     assert scores.shape == (3, 16, 18, 20)
     assert np.allclose(scores.astype(np.float32).sum(0), 1, atol=0.02)
-    assert (scores.argmax(0) == read_mask(tmp_path / "out" / "case.nii.gz").array).mean() > 0.99
+    assert (scores.argmax(0) == mask.array).mean() > 0.99
 
 
 def test_explain_shows_the_way_with_shapes_and_writes_nothing(run, tmp_path, volume_weights):
@@ -104,7 +104,8 @@ def test_evaluate_scores_pairs_and_writes_three_files(run, tmp_path):
     for i in range(3):
         mask_volume(tmp_path / "ref" / f"case{i}.nii.gz")
         mask_volume(tmp_path / "pred" / f"case{i}.nii.gz")
-    found = document(run("evaluate", tmp_path / "pred", tmp_path / "ref", "-o", tmp_path / "out", "--labels", "1=front,2=back", "--json"))
+    words = ["evaluate", tmp_path / "pred", tmp_path / "ref", "-o", tmp_path / "out", "--labels", "1=front,2=back", "--json"]
+    found = document(run(*words))
     assert len(found["cases"]) == 3 and set(found["summary"]) == {"front", "back"}
     assert {key: found["summary"]["front"]["dice"][key] for key in ("mean", "low", "high")} == {"mean": 1, "low": 1, "high": 1}
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"cases.csv", "summary.json", "report.html"}
@@ -207,7 +208,10 @@ def test_catalogs_are_listed(words, run):
     assert shown.exit_code == 0 and all(name in shown.stdout for name in names)
 
 
-@pytest.mark.parametrize("words, says", [(("models", "show", "unet"), "1505.04597"), (("tasks", "show", "hippocampus"), "anterior")])
+SHOWN = [(("models", "show", "unet"), "1505.04597"), (("tasks", "show", "hippocampus"), "anterior")]
+
+
+@pytest.mark.parametrize("words, says", SHOWN)
 def test_an_entry_is_shown_and_a_wrong_name_gets_the_nearest(words, says, run):
     assert says in run(*words).stdout and document(run(*words, "--json"))["name"] == words[2]
     wrong = run(*words[:2], words[2] + "x")
@@ -222,7 +226,8 @@ def test_doctor_finds_this_installation_whole(run):
     result = run("doctor", "--json")
     found = document(result)
     assert found["healthy"], [check for check in found["checks"] if check["state"] == "broken"]
-    assert {"python", "torch", "processor", "memory", "disk", "device", "extra train"} <= {check["name"] for check in found["checks"]}
+    names = {check["name"] for check in found["checks"]}
+    assert {"python", "torch", "processor", "memory", "disk", "device", "extra train"} <= names
 
 
 def test_doctor_notices_weights_that_were_altered(run, monkeypatch, tmp_path):
