@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from tomlkit.items import Table
 
 from ..core.atomic import atomic
-from ..core.errors import DatasetError, UnreadableFile
+from ..core.errors import DatasetError, LabelError, UnreadableFile
 from ..core.image import Shape3
 from ..models.catalog import build, entry, make_config, plain
 from ..tasks.decide import Argmax, Decision, Objects
@@ -31,7 +31,7 @@ from .losses import find_loss
 from .recipe import Recipe, Record, first_problem
 
 VOXELS = {2: 256 * 256, 3: 96 * 96 * 32}  # of a patch, where the recipe names none: what a CPU turns over in about a second
-BATCH_VOXELS = {2: 4 * 256 * 256, 3: 4 * 96 * 96 * 32}
+BATCH_VOXELS = {2: 4 * 256 * 256, 3: 2 * 40 * 56 * 40}  # small batches: in a limited time more steps teach more than steadier ones
 WIDTHS = {2: (32, 64, 128, 192, 256, 256), 3: (24, 48, 96, 160, 192)}
 SMALLEST_EDGE = 5  # an axis is pooled while it keeps this many voxels: 40 -> 20 -> 10 -> 5
 
@@ -92,7 +92,7 @@ def derive(
     resample: bool,
     say: Callable[[str], None],
 ) -> Plan:
-    """The plan for `dataset`; `like` is a shipped task, taken over but for its channels' names and what the recipe says of the network.
+    """The plan for `dataset`; `like` is a shipped task, taken over but for what the recipe says of the network.
 
     Raises DatasetError for mixed spacings where `resample` is False, UnknownName for a model or loss.
     """
@@ -103,19 +103,24 @@ def derive(
     middle = tuple(int(n) for n in np.median(shapes, 0))
     patch = recipe.patch or choose_patch((middle[0], middle[1], middle[2]), found.dims)
     labels = like.labels if like else dataset.labels
+    if like and not like.instances and (extra := set(dataset.labels.values) - set(like.labels.values)):
+        fix = f"map them to {', '.join(f'{label.value} {label.name}' for label in like.labels)}, or train without --task"
+        raise LabelError(
+            f"the masks hold {sorted(extra)}, which the task '{like.name}' does not know", file=dataset.root, fix=fix
+        )
     if like and like.model.name == model:
         config = plain(make_config(listed.config, {**like.model.config, **recipe.model}))
     else:
         config = network(model, patch, found, decide.channels(len(labels)), recipe)
     patch = fit_patch(patch, model, config, found.dims)
-    batch = recipe.batch or max(2, min(16, BATCH_VOXELS[found.dims] // math.prod(patch)))
+    batch = recipe.batch or max(2, min(8, BATCH_VOXELS[found.dims] // math.prod(patch)))
     loss = recipe.loss or {"objects": "objects", "regions": "dice_bce"}.get(decide.kind, listed.loss)
     find_loss(loss)
     task = Task(
         name=like.name if like else data.name,
         title=like.title if like else f"{data.name}, trained with Vesalius",
         dims=found.dims,  # type: ignore[arg-type]
-        channels=tuple(dataset.channels),
+        channels=like.channels if like and len(like.channels) != len(dataset.channels) else tuple(dataset.channels),
         labels=labels,
         steps=tuple(steps),
         model=ModelSpec(name=model, config=config),
@@ -184,6 +189,8 @@ def network(model: str, patch: Shape3, found: Fingerprint, outputs: int, recipe:
         )
         depth = len(recipe.model.get("widths", [*pools, 0]))
         config |= {"widths": WIDTHS[dims][: len(pools) + 1], "pools": pools if depth == len(pools) + 1 else ()}
+        if dims == 3 and "widths" not in recipe.model:  # full resolution with few channels is the dearest level: one convolution each way
+            config |= {"convs": (1, *[2] * len(pools)), "decoder_convs": (1, *[2] * (len(pools) - 1))}
         config["deep_supervision"] = "training" if recipe.deep_supervision and depth > 2 else "no"
     return plain(make_config(entry(model).config, {**config, **recipe.model}))
 
@@ -220,7 +227,7 @@ def tile(patch: Shape3, shapes: np.ndarray, model: str, config: dict[str, Any]) 
     dims = config["dims"]
     if config.get("padding") == "valid":
         return patch
-    step = build(model, config).divisor
+    step: tuple[int, ...] = build(model, config).divisor  # type: ignore[assignment]
     largest = [-(-int(n) // d) * d for n, d in zip(shapes.max(0)[3 - dims :], step, strict=True)]
     if math.prod(largest) > 4 * math.prod(patch):
         return patch
