@@ -50,7 +50,9 @@ def main() -> None:
 
 def run_example(name: str, data: Path, out: Path) -> dict:
     """Segment and evaluate one example with the very commands a user types; the scores."""
-    kind = ["--instances"] if TASKS[name].instances else []
+    task = TASKS[name]
+    names = ",".join(f"{label.value}={label.name}" for label in task.labels)
+    kind = ["--instances"] if task.instances else ["--labels", names]
     vesalius("segment", data / "images", "-o", out, "--task", name)
     return vesalius("evaluate", out, data / "labels", "-o", out / "evaluation", "--images", data / "images", *kind)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..core.labels import Code, Label, Labels
 from ..transforms.intensity import ZScore
 from ..transforms.spatial import Orient, Resample
-from .task import Inference, ModelSpec, Task
+from .task import Inference, ModelSpec, Task, WeightsSpec
 
 ANATOMY = Code("91723000", "Anatomical Structure")
 PART = Code("5366008", "Hippocampus")
@@ -38,4 +38,10 @@ HIPPOCAMPUS = Task(
     ),
     inference=Inference(patch=(48, 64, 48), flips=(2,)),
     nsd_tolerance_mm=1.0,
+    weights=WeightsSpec(
+        file="unet_hippocampus.safetensors",
+        sha256="77217d2094db55fd214cdd46d5b5706429aecfe36ff22e9724c0aaea84bc0cbf",
+        licence="CC BY-SA 4.0",
+        data="Medical Segmentation Decathlon, task 4, 136 volumes",
+    ),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..core.labels import Code, Label, Labels
 from ..transforms.intensity import Percentile
 from .decide import Objects
-from .task import Inference, ModelSpec, Task
+from .task import Inference, ModelSpec, Task, WeightsSpec
 
 NUCLEI = Task(
     name="nuclei",
@@ -33,4 +33,10 @@ NUCLEI = Task(
     ),
     inference=Inference(patch=(1, 512, 512)),
     decide=Objects(),
+    weights=WeightsSpec(
+        file="unet_nuclei.safetensors",
+        sha256="e92130c1cf5b2baad0a87b93807e36ff9b2fc7d06e97ba6258035c85cc46235c",
+        licence="CC0",
+        data="2018 Data Science Bowl, stage 1 (BBBC038), 272 pictures",
+    ),
 )
