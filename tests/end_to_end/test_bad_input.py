@@ -55,10 +55,13 @@ def five_channels(path):
     return path
 
 
-def truncated_dicom(path):
-    folder = dicom_series(path)
-    cut(sorted(folder.iterdir())[1])
-    return folder
+def truncated_dicom(keep):
+    def make(path):
+        folder = dicom_series(path)
+        cut(sorted(folder.iterdir())[1], keep)
+        return folder
+
+    return make
 
 
 BAD_INPUTS = {
@@ -67,7 +70,9 @@ BAD_INPUTS = {
     "truncated JPEG": ("picture", "case.jpg", lambda path: cut(picture(path)), ["case.jpg"]),
     "truncated NIfTI": ("volume", "case.nii.gz", lambda path: cut(volume(path)), ["case.nii.gz"]),
     "truncated plain NIfTI": ("volume", "case.nii", lambda path: cut(volume(path)), ["case.nii"]),
-    "truncated DICOM": ("volume", "study", truncated_dicom, [".dcm"]),
+    "DICOM cut in its pixels": ("volume", "study", truncated_dicom(0.8), [".dcm"]),
+    "DICOM cut before its pixels": ("volume", "study", truncated_dicom(0.6), [".dcm"]),
+    "DICOM cut in its header": ("volume", "study", truncated_dicom(0.4), [".dcm"]),
     "text named .nii.gz": ("volume", "case.nii.gz", text, ["case.nii.gz"]),
     "text named .png": ("picture", "case.png", text, ["case.png"]),
     "text named .dcm": ("volume", "case.dcm", text, ["case.dcm"]),

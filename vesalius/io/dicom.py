@@ -21,6 +21,7 @@ from typing import Any, cast
 import numpy as np
 import pydicom
 from pydicom.pixels import apply_color_lut, iter_pixels
+from pydicom.uid import UID
 
 from ..core.errors import GeometryError, InputError, UnreadableFile, unknown_name
 from ..core.image import Grid, Image, Source
@@ -115,6 +116,10 @@ def _headers(path: Path) -> tuple[list[tuple[Path, Any]], list[str]]:
     for file in files:
         with decoding(file, "DICOM"):
             header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=HEADER_TAGS, force=False)
+        kind = UID(header.file_meta.get("MediaStorageSOPClassUID", "")).name
+        if "Rows" not in header and (not kind or kind.endswith("Image Storage")):
+            # A slice that was cut within its header would otherwise go missing in silence.
+            raise UnreadableFile("this DICOM image is cut short: its header ends early", file=file, fix="copy it again")
         if "Rows" not in header or "SeriesInstanceUID" not in header or header.get("Modality") in NO_IMAGES:
             left_out["objects that are no images"] += 1
         elif not single and "LOCALIZER" in (header.get("ImageType") or ()):

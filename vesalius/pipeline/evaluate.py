@@ -97,6 +97,7 @@ def _result(pair: Pair, labels: Labels | None, scoring: Scoring, must_work: bool
         pred, ref, notes = read_pair(pair, labels, scoring.instances)
         return CaseResult(pair, score_case(pred, ref, labels=labels, scoring=scoring), notes=notes)
     except InputError as error:
+        told = error if error.file else type(error)(error.problem, file=pair.pred or pair.ref, fix=error.fix)
         if must_work:
-            raise
-        return CaseResult(pair, {}, problem=str(error))
+            raise told from error
+        return CaseResult(pair, {}, problem=str(told))
