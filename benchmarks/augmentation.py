@@ -21,7 +21,7 @@ def monai_steps(dims: int):
     from monai import transforms as T
 
     both = ["image", "mask"]
-    turn = np.pi / 12
+    turn, linear = np.pi / 12, "bilinear" if dims == 2 else "trilinear"
     return T.Compose([
         T.RandAffined(both, prob=0.36, rotate_range=[turn] * (3 if dims == 3 else 1), scale_range=[0.3] * dims,
                       mode=("bilinear", "nearest"), padding_mode="zeros"),
@@ -29,7 +29,7 @@ def monai_steps(dims: int):
         T.RandGaussianSmoothd("image", prob=0.2, sigma_x=(0.5, 1), sigma_y=(0.5, 1), sigma_z=(0.5, 1)),
         T.RandScaleIntensityd("image", prob=0.15, factors=0.25),
         T.RandScaleIntensityFixedMeand("image", prob=0.15, factors=0.25, preserve_range=True),
-        T.RandSimulateLowResolutiond("image", prob=0.25, zoom_range=(0.5, 1), upsample_mode="bilinear" if dims == 2 else "trilinear"),
+        T.RandSimulateLowResolutiond("image", prob=0.25, zoom_range=(0.5, 1), upsample_mode=linear),
         T.RandAdjustContrastd("image", prob=0.3, gamma=(0.7, 1.5), retain_stats=True),
         *[T.RandFlipd(both, prob=0.5, spatial_axis=axis) for axis in range(dims)],
     ])

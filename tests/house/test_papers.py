@@ -53,7 +53,8 @@ def test_a_planted_machine_path_is_noticed():
 def test_the_command_line_page_equals_the_commands_own_help(tmp_path):
     page = tmp_path / "cli.md"
     subprocess.run(
-        [*f"{sys.executable} -m typer vesalius.apps.cli utils docs --name vesalius".split(), "--title", "The command line", "--output", page],
+        [sys.executable, "-m", "typer", "vesalius.apps.cli", "utils", "docs", "--name", "vesalius"]  # noqa: RUF005
+        + ["--title", "The command line", "--output", page],
         check=True,
         capture_output=True,
         cwd=ROOT,

@@ -63,7 +63,8 @@ def show_evaluated(screen: Terminal, evaluation: Evaluation, out: Path | None, i
     for label, metrics in evaluation.summary.items():
         for metric in (name for name in SHOWN_METRICS if name in metrics):
             found = metrics[metric]
-            interval = f"{found['low']:.3f} to {found['high']:.3f}"
+            known = found["low"] == found["low"]  # not NaN: one patient allows no interval
+            interval = f"{found['low']:.3f} to {found['high']:.3f}" if known else "-"
             rows.append((label, metric, f"{found['mean']:.3f}", interval, int(found["cases"])))
     screen.table(("label", "metric", "mean", "95 % interval", "cases"), rows)
     for line in evaluation.describe():

@@ -46,7 +46,8 @@ def output_error(error: OSError, path: Path) -> Exception:
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return OutputError("this place may not be written", file=path, fix="choose another output folder")
     if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
-        return OutputError("a file stands where a folder is needed, or the other way round", file=path, fix="choose another output")
+        problem = "a file stands where a folder is needed, or the other way round"
+        return OutputError(problem, file=path, fix="choose another output")
     return error
 
 

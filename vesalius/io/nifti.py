@@ -143,7 +143,7 @@ def _voxels(path: Path, header: Any) -> np.ndarray:
     size = offset + int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
     buffer = np.empty(size, np.uint8)
     try:  # libdeflate takes a sixth of zlib's time; it knows one member only, of just this size
-        filled = imagecodecs.gzip_decode(path.read_bytes(), out=buffer)
+        filled = imagecodecs.gzip_decode(path.read_bytes(), out=cast(Any, buffer))
         whole = len(filled) == size
     except imagecodecs.GzipError:
         with gzip.open(path, "rb") as file:

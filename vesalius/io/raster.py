@@ -67,7 +67,7 @@ def read_tiff(path: Path, name: str, *, as_labels: bool = False) -> Image:
             notes.append(f"the file holds {len(tiff.series)} images of different sizes or kinds; the first is read")
         order = _house_axes(series.axes, series.shape, path)
         if series.nbytes > MAP_ABOVE and page.is_memmappable:
-            array = tifffile.memmap(path, mode="r", series=0)
+            array: np.ndarray = tifffile.memmap(path, mode="r", series=0)
         else:
             array = series.asarray()
         array = _arranged(array.reshape(series.shape), series.axes, order)

@@ -8,20 +8,19 @@ the nearest surface voxel of the other:
     ASSD   mean over both directions together
     NSD    share of all surface voxels that lie within the tolerance     Nikolov et al. 2018, arXiv:1809.04430
 
-One distance transform a mask serves all of them, inside the box that holds both masks: no nearest
-voxel lies outside it.
+One distance transform a mask (`nearest.py`) serves all of them, inside the box that holds both masks: no
+nearest voxel lies outside it.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import edt
 import numpy as np
 
 from ..core.errors import GeometryError
+from .nearest import nearest
 
 ROUNDING = 1e-5  # a distance equal to the tolerance is within it, whatever float32 made of the sum of squares
 
@@ -54,7 +53,7 @@ class SurfaceDistances:
             return cls(_infinite(pred, box_pred), _infinite(ref, box_ref))
         box = tuple(slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in zip(box_pred, box_ref, strict=True))
         edge_pred, edge_ref = surface(pred[box]), surface(ref[box])
-        return cls(_distances(edge_pred, edge_ref, spacing), _distances(edge_ref, edge_pred, spacing))
+        return cls(nearest(edge_pred, edge_ref, spacing), nearest(edge_ref, edge_pred, spacing))
 
     @property
     def hd(self) -> float:
@@ -119,12 +118,6 @@ def surface(mask: np.ndarray) -> np.ndarray:
         here[0] = here[-1] = False
     np.logical_xor(mask, inner, out=inner)
     return inner
-
-
-def _distances(source: np.ndarray, target: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
-    """Distance (N,) float32 from every voxel of `source` to the nearest of `target`."""
-    squared = edt.edtsq(~target, anisotropy=tuple(spacing), black_border=False, parallel=os.cpu_count() or 1)
-    return np.sqrt(squared[source])
 
 
 def _infinite(mask: np.ndarray, box: tuple[slice, ...] | None) -> np.ndarray:

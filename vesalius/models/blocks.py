@@ -64,7 +64,8 @@ class InstanceNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if x.is_contiguous():
             return F.group_norm(x, x.shape[1], self.weight, self.bias, self.eps)
-        return torch.cat([F.batch_norm(i, None, None, self.weight, self.bias, True, 0.0, self.eps) for i in x.split(1)])
+        parts = [F.batch_norm(i, None, None, self.weight, self.bias, True, 0.0, self.eps) for i in x.split(1)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)  # cat copies even one
 
 
 def conv(

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 import numpy as np
 
@@ -36,8 +36,7 @@ def keep_probabilities(
         return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        where = {"prefix": ".probabilities-", "dir": path.parent}
-        with tempfile.TemporaryFile(**where) as first, tempfile.TemporaryFile(**where) as second:
+        with scratch(path.parent) as first, scratch(path.parent) as second:
             lattice = _Waiting(first, channels(task), restore.lattice)
             home = _Waiting(second, channels(task), image.grid.shape)
             yield _tapped(scores, task, lattice)
@@ -47,6 +46,11 @@ def keep_probabilities(
             write_probabilities(home.slabs(), image.grid, path, like=image, overwrite=True)
     except OSError as error:
         raise output_error(error, path) from error
+
+
+def scratch(folder: Path) -> IO[bytes]:
+    """A nameless file that vanishes with its last reader, even after kill -9."""
+    return cast(IO[bytes], tempfile.TemporaryFile(prefix=".probabilities-", dir=folder))
 
 
 def channels(task: Task) -> int:

@@ -102,8 +102,10 @@ def plan_tiles(
     plane = classes * padded[1] * padded[2]
     held = min(padded[0], gives[0])
     tiles = math.prod(len(axis) for axis in walk)
-    for count, slab, dtype in _choices(batch, plane, padded[0], tiles, patch):
-        bytes_ = count * each + plane * (held * dtype.itemsize + slab * (4 + dtype.itemsize))
+    for count, slab, dtype in _choices(batch, plane, padded[0], tiles, patch, bf16):
+        ahead = (count - 1) // max(1, len(walk[1]) * len(walk[2])) * gives[0]  # a batch may reach into the next rows
+        planes = min(padded[0], held + ahead + slab)
+        bytes_ = count * each + plane * (planes * dtype.itemsize + slab * 4)
         if ram_bytes is None or bytes_ <= ram_bytes:
             break
     else:
@@ -147,16 +149,20 @@ def _gives(model: nn.Module, patch: Shape) -> Shape:
     return tuple(model.output_size(patch))
 
 
-def _choices(batch: int | None, plane: int, depth: int, tiles: int, patch: Shape) -> Iterator[tuple[int, int, torch.dtype]]:
-    """Batch, slab and precision of the held planes, from the comfortable to the thrifty."""
+def _choices(
+    batch: int | None, plane: int, depth: int, tiles: int, patch: Shape, bf16: bool
+) -> Iterator[tuple[int, int, torch.dtype]]:
+    """Batch, slab and precision of the held planes, from the comfortable to the thrifty.
+
+    Scores from bfloat16 have 8 significant bits, so half precision, with 11, holds them.
+    """
     comfortable = batch or max(1, min(tiles, 4 * 256 * 256 // math.prod(patch)))  # more gains nothing on a CPU
-    slab = max(1, min(depth, 2**26 // (4 * plane)))  # about 64 MB
-    yield comfortable, slab, torch.float32
-    while slab > 1:
-        slab = max(1, slab // 2)
-        yield comfortable, slab, torch.float32
+    slab = max(1, min(depth, 2**24 // (4 * plane)))  # about 16 MB
+    dtype = torch.float16 if bf16 else torch.float32
+    yield comfortable, slab, dtype
     for count in sorted({1, comfortable // 2} - {0, comfortable}, reverse=True):
-        yield count, 1, torch.float32
+        yield count, slab, dtype
+    yield 1, 1, dtype
     yield 1, 1, torch.float16
 
 
@@ -231,7 +237,7 @@ def _forward(models: Sequence[nn.Module], x: torch.Tensor, mirrorings: list, bf1
             turned = x.flip([axis + 2 for axis in axes]) if axes else x
             turned = turned.squeeze(2) if flat else turned
             turned = turned.contiguous(memory_format=torch.channels_last if flat else torch.channels_last_3d)
-            scores = model(turned).main.float()
+            scores = model(turned).main.contiguous().float()  # planes of it are added up: no channels_last
             scores = scores.unsqueeze(2) if flat else scores
             scores = scores.flip([axis + 2 for axis in axes]) if axes else scores
             total = scores if total is None else total.add_(scores)
@@ -253,11 +259,16 @@ class _Planes:
         z_weight, y_weight, x_weight = (curve.to(self.device) for curve in curves)
         weight = torch.outer(y_weight, x_weight)
         window = (slice(None), slice(tile[1], tile[1] + len(y_weight)), slice(tile[2], tile[2] + len(x_weight)))
+        if self.plan.dtype == torch.float16:
+            scores = scores.clamp_(-6e4, 6e4).mul_(weight)  # half precision ends at 65504
         for i, factor in enumerate(z_weight.tolist()):
             z = tile[0] + i
             if self.plan.before[0] <= z < self.plan.before[0] + self.size[0]:
                 part = self._plane(z, len(scores))[window]
-                part.addcmul_(scores[:, i].to(part.dtype), weight.to(part.dtype), value=factor)
+                if part.dtype == torch.float16:
+                    part.add_(scores[:, i], alpha=factor)
+                else:
+                    part.addcmul_(scores[:, i], weight, value=factor)
 
     def finished(self, end: int, last: bool) -> Iterator[Slab]:
         """Slabs of the planes in front of `end`, which nobody will touch any more."""

@@ -57,8 +57,8 @@ def decide(scores: np.ndarray, rule: Decision, values: tuple[int, ...]) -> np.nd
     Memory is that of the result and one channel: classes are compared one after the other. For Objects the result counts objects.
     """
     if isinstance(rule, Objects):
-        settings = {"foreground": rule.foreground, "peak": rule.peak, "min_area_px": rule.min_area_px}
-        return np.stack([decode(plane, **settings) for plane in scores.swapaxes(0, 1)])
+        planes = scores.swapaxes(0, 1)
+        return np.stack([decode(p, foreground=rule.foreground, peak=rule.peak, min_area_px=rule.min_area_px) for p in planes])
     dtype = np.uint8 if max(values) <= 255 else np.uint16
     labels = np.zeros(scores.shape[1:], dtype)
     if isinstance(rule, Regions):

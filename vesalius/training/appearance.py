@@ -1,4 +1,4 @@
-"""How often each picture is drawn when a few look unlike the rest: groups of like colours, each counting as the root of its size."""
+"""How often each picture is drawn when a few look unlike the rest: a group of like colours counts as the root of its size."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ GROUPS = 5
 
 
 def shares(images: Sequence[np.ndarray], seed: int, groups: int = GROUPS) -> np.ndarray:
-    """How often each image (C, Z, Y, X) is drawn, summing to 1: k-means on mean, spread and colour; a group of n counts sqrt(n)."""
+    """How often each image (C, Z, Y, X) is drawn, summing to 1. k-means groups them by `look`; a group of n counts sqrt(n)."""
     if len(images) < 2 * groups:
         return np.full(len(images), 1 / len(images))
     looks = np.array([look(image) for image in images])

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
-from batchgeneratorsv2.transforms.intensity.brightness import MultiplicativeBrightnessTransform
+from batchgeneratorsv2.transforms.intensity.brightness import BrightnessAdditiveTransform, MultiplicativeBrightnessTransform
 from batchgeneratorsv2.transforms.intensity.contrast import BGContrast, ContrastTransform
 from batchgeneratorsv2.transforms.intensity.gamma import GammaTransform
 from batchgeneratorsv2.transforms.intensity.gaussian_noise import GaussianNoiseTransform
@@ -71,7 +71,7 @@ class Augmentation:
                 rotation=(-turn, turn),
                 p_scaling=s.scale_p,
                 scaling=s.scale,
-                p_synchronize_scaling_across_axes=1,
+                p_synchronize_scaling_across_axes=s.scale_together_p,
                 mode_seg="nearest",
                 padding_mode_image=self.border,
                 border_mode_seg=self.border,
@@ -88,6 +88,7 @@ class Augmentation:
             (GaussianNoiseTransform(s.noise, 1, one), s.noise_p),
             (GaussianBlurTransform(s.blur_px, one, True, 1), s.blur_p),
             (MultiplicativeBrightnessTransform(BGContrast(s.brightness), one, 1), s.brightness_p),
+            (BrightnessAdditiveTransform(0, s.shift, one, 1), s.shift_p if s.shift else 0.0),
             (ContrastTransform(BGContrast(s.contrast), True, one, 1), s.contrast_p),
             (SimulateLowResolutionTransform(s.low_resolution, True, True, (), None, 1), s.low_resolution_p),
             (GammaTransform(BGContrast(s.gamma), 1, one, 1, 1), s.gamma_p * s.gamma_invert_p),
@@ -118,11 +119,13 @@ def elastic(data: dict[str, torch.Tensor], settings: Augment, border: str) -> di
 
 
 def recolour(image: torch.Tensor, settings: Augment) -> torch.Tensor:
-    """Inverted, grey, both or neither; (C, *S) in 0..1."""
+    """Inverted, grey, its channels in another order, or as it was; (C, *S), for inversion in 0..1."""
     if settings.invert_p and np.random.uniform() < settings.invert_p:
         image = 1 - image
     if settings.grey_p and np.random.uniform() < settings.grey_p:
         image = image.mean(0, keepdim=True).expand_as(image)
+    if settings.shuffle_p and np.random.uniform() < settings.shuffle_p:
+        image = image[torch.from_numpy(np.random.permutation(len(image)))]
     return image
 
 

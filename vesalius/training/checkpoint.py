@@ -15,6 +15,7 @@ from ..core.atomic import atomic
 from ..core.errors import UnreadableFile
 
 FORMAT = 1
+CHECKPOINT = "checkpoint.pt"  # in the run folder
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:

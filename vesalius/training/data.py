@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..core.atomic import atomic
 from ..core.errors import DatasetError
+from ..pipeline.segment import fit_channels
 from ..tasks.task import Task
 from ..transforms.objects import encode
 from ..transforms.spatial import prepare_pair
@@ -47,7 +48,8 @@ def prepare_case(dataset: Any, case: Any, task: Task) -> Prepared:
     """
     if case.mask is None:
         raise DatasetError("this case has no mask", file=case.images[0], fix="add its mask or take the image out")
-    image, mask, _ = prepare_pair(*dataset.load(case), task.steps)
+    image, mask = dataset.load(case)
+    image, mask, _ = prepare_pair(fit_channels(image, task), mask, task.steps)
     array = np.ascontiguousarray(image.array, dtype=np.float32)
     numbers = mask.array.astype(np.int32) if task.instances else indices(mask.array, task)
     return Prepared(case.name, array, numbers, spots_of(numbers, task))
@@ -178,7 +180,7 @@ def cut(array: np.ndarray, centre: Sequence[int], size: Sequence[int], border: s
         ]
         return out
     index = [mirrored(np.arange(a, a + s), n) for a, s, n in zip(starts, size, array.shape[1:], strict=True)]
-    return array[(slice(None), *np.ix_(*index))]
+    return array[(slice(None), *np.ix_(*index))]  # type: ignore[arg-type]
 
 
 def mirrored(index: np.ndarray, size: int) -> np.ndarray:

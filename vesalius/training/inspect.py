@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,9 +72,11 @@ class Fingerprint:
         ]
         low, high = np.min([c.shape for c in self.cases], 0), np.max([c.shape for c in self.cases], 0)
         axes = slice(3 - self.dims, None)
-        lines.append(f"sizes {by(low[axes])} to {by(high[axes])}, median {by(self.median_shape[axes])}")
+        lines.append(f"sizes {by(low[axes])} to {by(high[axes])}, median {by(tuple(self.median_shape)[axes])}")
         spacing = self.median_spacing
-        lines.append("no spacing: sizes are in pixels" if spacing is None else f"spacing {by(spacing[axes])} mm in the median")
+        lines.append(
+            "no spacing: sizes are in pixels" if spacing is None else f"spacing {by(tuple(spacing)[axes])} mm in the median"
+        )
         if len(self.counts) > 1:
             parts = self.counts / max(self.counts.sum(), 1)
             lines.append(
@@ -90,7 +92,7 @@ class Fingerprint:
         return lines
 
 
-def by(sizes: Sequence[float]) -> str:
+def by(sizes: Iterable[float]) -> str:
     """Sizes as people write them: 40 x 56 x 40."""
     return " x ".join(f"{n:g}" for n in sizes)
 

@@ -15,7 +15,7 @@ class Journal:
 
     def __init__(self, run: Path, *, step: int = 0):
         self.path = run / "metrics.jsonl"
-        kept = [line for line in read_metrics(run) if line["step"] <= step]
+        kept = [line for line in read_metrics(run) if line["step"] <= step and not line.get("final")]
         self.path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
         self.file = self.path.open("a", encoding="utf-8")
         from torch.utils.tensorboard import SummaryWriter  # 1 s to import

@@ -36,7 +36,7 @@ def ranks() -> int:
 
 
 def mean_over(values: Tensor, kept: Tensor) -> Tensor:
-    """Mean of `values` where `kept`, over the global batch: sum / count, times the ranks that DDP will divide by."""
+    """Mean of `values` weighted by `kept`, over the global batch: sum / weights, times the ranks that DDP will divide by."""
     count = together(kept.sum().to(values.dtype)).clamp(min=1)
     return (values * kept).sum() * ranks() / count
 
@@ -123,8 +123,7 @@ def objects(scores: Tensor, target: Tensor, weight: Tensor | None = None) -> Ten
     if scores.shape[1] == 1:
         return found
     apart = F.smooth_l1_loss(scores[:, 1:], target[:, 1:], reduction="none", beta=0.2)
-    share = truth + 0.2
-    return found + 2 * mean_over(apart * share / share.mean(), everywhere.expand_as(apart))
+    return found + 2 * mean_over(apart, (truth + 0.2).expand_as(apart))
 
 
 LOSSES: dict[str, Loss] = {

@@ -31,7 +31,7 @@ from .losses import find_loss
 from .recipe import Recipe, Record, first_problem
 
 VOXELS = {2: 256 * 256, 3: 96 * 96 * 32}  # of a patch, where the recipe names none: what a CPU turns over in about a second
-BATCH_VOXELS = {2: 4 * 256 * 256, 3: 2 * 40 * 56 * 40}  # small batches: in a limited time more steps teach more than steadier ones
+BATCH_VOXELS = {2: 4 * 256 * 256, 3: 2 * 40 * 56 * 40}  # in a limited time more steps teach more than steadier ones
 WIDTHS = {2: (32, 64, 128, 192, 256, 256), 3: (24, 48, 96, 160, 192)}
 SMALLEST_EDGE = 5  # an axis is pooled while it keeps this many voxels: 40 -> 20 -> 10 -> 5
 
@@ -189,7 +189,7 @@ def network(model: str, patch: Shape3, found: Fingerprint, outputs: int, recipe:
         )
         depth = len(recipe.model.get("widths", [*pools, 0]))
         config |= {"widths": WIDTHS[dims][: len(pools) + 1], "pools": pools if depth == len(pools) + 1 else ()}
-        if dims == 3 and "widths" not in recipe.model:  # full resolution with few channels is the dearest level: one convolution each way
+        if dims == 3 and "widths" not in recipe.model:  # full resolution is the dearest level: one convolution each way
             config |= {"convs": (1, *[2] * len(pools)), "decoder_convs": (1, *[2] * (len(pools) - 1))}
         config["deep_supervision"] = "training" if recipe.deep_supervision and depth > 2 else "no"
     return plain(make_config(entry(model).config, {**config, **recipe.model}))

@@ -29,17 +29,20 @@ class Augment(Record):
     rotate_p: float = Field(0.2, ge=0, le=1)
     scale: tuple[float, float] = (0.7, 1.4)
     scale_p: float = Field(0.2, ge=0, le=1)
+    scale_together_p: float = Field(1.0, ge=0, le=1)  # one factor for all axes; else each its own
     flip_axes: tuple[int, ...] = ()
     quarter_turns: bool = False
     elastic_px: float = Field(0.0, ge=0)  # standard deviation of the displacement at each node of a coarse grid
     elastic_nodes: int = Field(3, ge=2)
     elastic_p: float = Field(0.0, ge=0, le=1)
-    noise: tuple[float, float] = (0.0, 0.1)
+    noise: tuple[float, float] = (0.0, 0.1)  # standard deviation, in intensities after the task's steps
     noise_p: float = Field(0.1, ge=0, le=1)
     blur_px: tuple[float, float] = (0.5, 1.0)
     blur_p: float = Field(0.2, ge=0, le=1)
     brightness: tuple[float, float] = (0.75, 1.25)
     brightness_p: float = Field(0.15, ge=0, le=1)
+    shift: float = Field(0.0, ge=0)  # standard deviation of what is added
+    shift_p: float = Field(0.0, ge=0, le=1)
     contrast: tuple[float, float] = (0.75, 1.25)
     contrast_p: float = Field(0.15, ge=0, le=1)
     low_resolution: tuple[float, float] = (0.5, 1.0)
@@ -49,8 +52,9 @@ class Augment(Record):
     gamma_invert_p: float = Field(0.1, ge=0, le=1)
     invert_p: float = Field(0.0, ge=0, le=1)  # dark on bright becomes bright on dark: 1 - x, for intensities in 0..1
     grey_p: float = Field(0.0, ge=0, le=1)  # all channels replaced by their mean
+    shuffle_p: float = Field(0.0, ge=0, le=1)  # channels change places
     channels_together: bool = True  # False: each channel draws its own intensity change (stains)
-    border: Literal["zeros", "reflection"] | None = None  # None: zeros for volumes, reflection for pictures
+    border: Literal["zeros", "border", "reflection"] | None = None  # None: zeros for volumes, reflection for pictures
 
 
 class Recipe(Record):
@@ -73,7 +77,9 @@ class Recipe(Record):
     loss: str | None = None  # None: the one the model's catalog entry names
     deep_supervision: bool = True
     steps_per_epoch: int = Field(100, ge=1)
-    epochs: int = Field(100, ge=1)  # where neither --epochs, --steps nor --minutes is given
+    epochs: int | None = Field(None, ge=1)  # epochs, steps, minutes: the first reached ends the run, and the schedule with it
+    steps: int | None = Field(None, ge=1)
+    minutes: float | None = Field(None, gt=0)
     patience: int | None = Field(None, ge=1)  # validations without a better Dice before an early stop; None: never
     keep: Literal["last", "best"] = "last"
     validate_every: int = Field(5, ge=1)  # epochs
@@ -88,7 +94,7 @@ class Recipe(Record):
 
 RECIPES: dict[str, Recipe] = {
     "default": Recipe(),
-    # T1 MRI of 1 mm, whole volumes of about 35 x 50 x 35 (MSD task 4). Left and right hippocampi mirror each other: flips along X.
+    # T1 MRI of 1 mm, volumes of about 35 x 50 x 35 (MSD task 4). Left and right hippocampi mirror each other: flips along X.
     "hippocampus": Recipe(
         lr=3e-3,
         batch=2,
@@ -155,7 +161,7 @@ RECIPES: dict[str, Recipe] = {
         foreground=0.0,
         loss="border_ce",
         deep_supervision=False,
-        model={"padding": "valid"},
+        model={"padding": "valid", "down": "max", "norm": "none", "activation": "relu", "dropout": 0.1},
         augment=Augment(
             rotate_deg=180,
             rotate_p=0.5,

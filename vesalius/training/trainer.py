@@ -60,8 +60,9 @@ class Trainer:
             model = build(plan.task.model.name, plan.task.model.config)
             self.average = build(plan.task.model.name, plan.task.model.config)
         self.average.load_state_dict(model.state_dict())
-        self.average.requires_grad_(False).eval().to(self.accelerator.device).to(memory_format=self.layout)
-        model.to(memory_format=self.layout)
+        self.average.requires_grad_(False).eval().to(self.accelerator.device)
+        self.average.to(memory_format=self.layout)  # type: ignore[call-overload]
+        model.to(memory_format=self.layout)  # type: ignore[call-overload]
         self.model, self.optimiser = self.accelerator.prepare(model, make_optimiser(model, self.recipe))
         self.loss = find_loss(plan.loss)
         self.step, self.before, self.started = 0, 0.0, time.monotonic()
@@ -76,9 +77,14 @@ class Trainer:
         """Seconds of training, earlier parts of a resumed run included."""
         return self.before + time.monotonic() - self.started
 
+    def start(self) -> None:
+        """The clock runs from here: preparing the cases is not training time."""
+        self.started = time.monotonic()
+
     def progress(self) -> float:
         """How far the run is, the same number in every process."""
-        return self.agree(self.limit.progress(self.step, self.elapsed))
+        done = self.limit.progress(self.step, self.elapsed)
+        return self.agree(done) if self.limit.seconds else done  # clocks differ, steps do not
 
     def agree(self, value: float) -> float:
         """Rank 0's `value`, in every process."""
@@ -138,7 +144,8 @@ class Trainer:
         self.bare.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
         self.optimiser.load_state_dict(state["optimiser"])
-        self.step, self.before, self.started = state["step"], state["elapsed"], time.monotonic()
+        self.step, self.before = state["step"], state["elapsed"]
+        self.start()
 
 
 def make_optimiser(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
 
-from ..core.image import Image, Mask
+from ..core.image import Mask
 from ..metrics.score import Scoring, score_case
 from ..pipeline.predictor import Predictor
 from ..pipeline.segment import segment_image
@@ -20,22 +19,27 @@ Scores = dict[str, dict[str, float]]  # label -> metric -> value
 
 @dataclass(frozen=True, eq=False)
 class Held:
-    """A kept-back case as read: the image and its reference."""
+    """Kept-back cases of a dataset, read one at a time when they are looked at."""
 
-    name: str
-    image: Image
-    reference: Mask
+    dataset: Any
+    cases: tuple[Any, ...]
+
+    def __len__(self) -> int:
+        return len(self.cases)
+
+    def some(self, most: int) -> Held:
+        return replace(self, cases=self.cases[:most])
 
 
-def load_held(dataset: Any, cases: Sequence[Any]) -> list[Held]:
-    return [Held(case.name, *dataset.load(case)) for case in cases]
-
-
-def validate(model: nn.Module, task: Task, held: Sequence[Held], *, precision: str) -> dict[str, Scores]:
+def validate(model: nn.Module, task: Task, held: Held, *, precision: str) -> dict[str, Scores]:
     """Scores per case and label; `model` is put into eval mode, and stays as it is otherwise."""
     device = next(model.parameters()).device
     predictor = Predictor(task, (model.eval(),), "in training", device, precision, ())  # type: ignore[arg-type]
-    return {one.name: score(segment_image(one.image, predictor).mask, one.reference, task) for one in held}
+    scores = {}
+    for case in held.cases:
+        image, reference = held.dataset.load(case)
+        scores[case.name] = score(segment_image(image, predictor).mask, reference, task)
+    return scores
 
 
 def score(found: Mask, reference: Mask, task: Task) -> Scores:

@@ -18,6 +18,7 @@ from scipy.ndimage import find_objects
 from ..core.errors import GeometryError, InputError
 from ..core.image import Grid, Mask
 
+Connectivity = Literal[4, 6, 8, 26]
 _UNITS = {"mm3": (3, 1.0), "mm2": (2, 1.0), "um2": (2, 1e-6), "px": (2, None)}  # dims, in mm
 
 
@@ -105,12 +106,13 @@ def _remove_small(array: np.ndarray, mask: Mask, rule: RemoveSmall) -> None:
             array[box][structure] = 0
 
 
-def _neighbours(mask: Mask, touching: str = "corners") -> int:
-    faces, corners = (4, 8) if mask.grid.dims == 2 else (6, 26)
-    return faces if touching == "faces" else corners
+def _neighbours(mask: Mask, touching: str = "corners") -> Connectivity:
+    if mask.grid.dims == 2:
+        return 4 if touching == "faces" else 8
+    return 6 if touching == "faces" else 26
 
 
-def _drop(crop: np.ndarray, structure: np.ndarray, least: float, neighbours: int, largest: bool = False) -> None:
+def _drop(crop: np.ndarray, structure: np.ndarray, least: float, neighbours: Connectivity, largest: bool = False) -> None:
     """Clear in `crop` the components of `structure` with fewer than `least` voxels, or all but the largest."""
     components, counts = _components(structure, neighbours)
     keep = counts >= least
@@ -135,10 +137,11 @@ def _fill_holes(array: np.ndarray, mask: Mask, rule: FillHoles) -> None:
             crop[hole[inside] & (crop == 0)] = value
 
 
-def _components(structure: np.ndarray, connectivity: int) -> tuple[np.ndarray, np.ndarray]:
+def _components(structure: np.ndarray, connectivity: Connectivity) -> tuple[np.ndarray, np.ndarray]:
     """Component numbers (Z, Y, X), 0 outside the structure, and the voxels of each (index 0: outside)."""
     flat = connectivity in (4, 8)
-    found = cc3d.connected_components(np.ascontiguousarray(structure[0] if flat else structure), connectivity=connectivity)
+    binary = np.ascontiguousarray(structure[0] if flat else structure)
+    found = cc3d.connected_components(binary, connectivity=connectivity, binary_image=True)
     counts = np.asarray(cc3d.statistics(found, no_slice_conversion=True)["voxel_counts"])
     return (found[None] if flat else found), counts
 

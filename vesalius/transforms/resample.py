@@ -138,10 +138,10 @@ def resize_slabs(slabs: Slabs, matrices: Matrices, max_slices: int = _SLICES) ->
         for z in range(z0, z0 + slab.shape[1]):
             if z < low:
                 continue
-            planes = _plane(slab[:, z - z0], along_y, along_x)
+            plane = _plane(slab[:, z - z0], along_y, along_x)
             if window is None:
-                window = np.empty((len(planes), capacity, *planes.shape[1:]), np.float32)
-            window[:, z - low] = planes
+                window = np.empty((len(plane), capacity, *plane.shape[1:]), np.float32)
+            window[:, z - low] = plane
             while z == high - 1:
                 yield start, _multiply_z(along_z[start:stop, low:high], window)
                 if not chunks:

@@ -21,7 +21,7 @@ def starts(size: int, patch: int, overlap: float = 0.5) -> list[int]:
     span = size - patch
     if span <= 0:
         return [0]
-    gaps = ceil(span / (patch * (1 - overlap)) - 1e-9)
+    gaps = min(span, ceil(span / (patch * (1 - overlap)) - 1e-9))  # tiles of a voxel or two cannot lie closer than that
     return [round(i * span / gaps) for i in range(gaps + 1)]
 
 

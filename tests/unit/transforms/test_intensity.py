@@ -17,7 +17,8 @@ def test_zscore_standardises_each_channel_by_itself():
     array = np.stack([rng.normal(100, 5, (7, 30, 41)), rng.normal(-3, 0.2, (7, 30, 41))]).astype(np.float32)
     done = ZScore().apply(image_of(array)).array
     assert done.dtype == np.float32
-    np.testing.assert_allclose(done, (array - array.mean((1, 2, 3), keepdims=True)) / array.std((1, 2, 3), keepdims=True), atol=1e-4)
+    mean, sd = array.mean((1, 2, 3), keepdims=True), array.std((1, 2, 3), keepdims=True)
+    np.testing.assert_allclose(done, (array - mean) / sd, atol=1e-4)
 
 
 def test_nonzero_zscore_looks_at_nonzero_voxels_and_leaves_the_others_at_zero():
@@ -39,7 +40,8 @@ def test_a_constant_channel_becomes_zeros_and_not_nan(step, value):
 def test_statistics_of_many_blocks_are_those_of_the_whole():
     array = np.random.default_rng(1).integers(-1000, 3000, (3, 900, 1100)).astype(np.int16)  # about three blocks
     mean, sd = mean_and_sd(array)
-    assert mean == pytest.approx(array.mean(dtype=np.float64), rel=1e-12) and sd == pytest.approx(array.std(dtype=np.float64), rel=1e-9)
+    assert mean == pytest.approx(array.mean(dtype=np.float64), rel=1e-12)
+    assert sd == pytest.approx(array.std(dtype=np.float64), rel=1e-9)
     mean, sd = mean_and_sd(array, nonzero=True)
     assert sd == pytest.approx(array[array != 0].std(dtype=np.float64), rel=1e-9)
 
@@ -71,7 +73,7 @@ def test_scale_refuses_a_picture_of_another_depth():
 
 
 def test_steps_that_make_no_sense_are_refused_when_made():
-    for make in (lambda: Percentile(low=50, high=50), lambda: Window(3, 1), lambda: Window(0, 1, mean=2), lambda: Scale(divide=0)):
+    for make in (lambda: Percentile(low=5, high=5), lambda: Window(3, 1), lambda: Window(0, 1, mean=2), lambda: Scale(divide=0)):
         with pytest.raises(InputError):
             make()
 

@@ -94,7 +94,7 @@ def test_unknown_spacing_stops_with_the_fix():
         Resample((1, 0.5, 0.5)).apply(image)
     with pytest.raises(GeometryError, match=r"margin of 3 mm.*margin_mm to 0"):
         CropForeground(margin_mm=3).apply(image)
-    with pytest.raises(GeometryError, match="check the spacing|Check the spacing"):
+    with pytest.raises(GeometryError, match="Check the spacing in the image header"):
         Resample((1e-3, 1e-3, 1e-3)).apply(image_of(np.zeros((1, 100, 100, 100), np.uint8)))
     with pytest.raises(InputError, match="three positive sizes"):
         Resample((1, 0, 1))
@@ -142,9 +142,9 @@ def test_training_masks_share_out_voxels_without_gaps_between_labels():
     mask = np.zeros((8, 8, 8), np.uint8)
     mask[:, :4], mask[:, 4:, :4], mask[:, 4:, 4:] = 1, 2, 7
     image = image_of(mask[None].astype(np.float32))
-    _, done, _ = prepare_pair(image, Mask(mask, image.grid), [Resample((0.7, 0.7, 0.7))])
+    _, done, _ = prepare_pair(image, Mask(mask, image.grid), [Resample((0.66, 0.66, 0.66))])
     assert set(np.unique(done.array)) == {1, 2, 7}
-    assert abs((done.array == 7).mean() - 0.25) < 0.03
+    assert (done.array == 7).mean() == 0.25 and (done.array == 2).mean() == 0.25
 
 
 def test_a_reflected_image_gets_a_reflected_mask():
@@ -161,8 +161,8 @@ def test_a_mask_on_another_grid_is_refused():
 
 
 def test_steps_survive_json_and_toml_by_their_kind():
-    steps = [Orient(), CropForeground(margin_mm=2), Resample((3, 1, 1), order=3, separate_z=True), Pad(multiple_of=(1, 8, 8)), Pad(multiple_of=4),
-             ZScore(nonzero=True), Percentile(), Window(-160, 240), Scale()]  # fmt: skip
+    spatial = [Orient(), CropForeground(margin_mm=2), Resample((3, 1, 1), order=3, separate_z=True), Pad(multiple_of=(1, 8, 8))]
+    steps = [*spatial, Pad(multiple_of=4), ZScore(nonzero=True), Percentile(), Window(-160, 240), Scale()]
     adapter = TypeAdapter(list[Annotated[Step, Field(discriminator="kind")]])
     plain = adapter.dump_python(steps, mode="json", exclude_none=True)
     assert adapter.validate_json(json.dumps(plain)) == steps
