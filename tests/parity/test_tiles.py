@@ -1,12 +1,10 @@
-"""Windows, weights and resampling against what nnU-Net v1 computed (reference folder unet_3d).
-
-Not compared: pp_*, the largest component, since nnU-Net joins voxels by faces only and we also by edges and corners.
-"""
+"""Windows, weights, resampling and the largest component against what nnU-Net v1 computed (reference folder unet_3d)."""
 
 import numpy as np
 import pytest
 
-from vesalius.core.image import Grid, Image
+from vesalius.core.image import Grid, Image, Mask
+from vesalius.transforms.clean import KeepLargest, clean
 from vesalius.transforms.resample import nearest_index, resize, resize_labels, weights
 from vesalius.transforms.spatial import Resample
 from vesalius.transforms.tiles import gaussian, starts
@@ -57,3 +55,9 @@ def test_labels_with_a_majority_fall_as_officially(reference, name, order_z):
     clear = shares > 0.5001
     assert clear.mean() > 0.75
     assert np.array_equal(resize_labels(mask, matrices)[clear], reference[name][0][clear])
+
+
+@pytest.mark.parametrize(("name", "joint"), [("pp_all", False), ("pp_fg_joint", True)])
+def test_the_largest_component_by_faces_is_the_official_one(reference, name, joint):
+    mask = Mask(reference["pp_in"], Grid(reference["pp_in"].shape))
+    assert np.array_equal(clean(mask, [KeepLargest(joint=joint, touching="faces")]).array, reference[name])

@@ -38,6 +38,7 @@ def test_structures_touch_at_corners_and_pictures_have_no_third_axis():
     corners = np.zeros((3, 3, 3), np.uint8)
     corners[0, 0, 0] = corners[1, 1, 1] = corners[2, 2, 2] = 1
     assert clean(mask_of(corners), [KeepLargest()]).array.sum() == 3
+    assert clean(mask_of(corners), [KeepLargest(touching="faces")]).array.sum() == 1
     picture = mask_of(np.eye(4, dtype=np.uint8), dims=2)
     assert clean(picture, [RemoveSmall(min_area_px=4)]).array.sum() == 4
 

@@ -59,6 +59,12 @@ def test_percentile_sends_its_bounds_to_zero_and_one():
     assert done[:101].max() == 0 and done[900:].min() == 1 and done[500] == pytest.approx(0.5)
 
 
+def test_channels_normalised_together_keep_their_colours():
+    array = np.stack([np.linspace(0, 200, 101), np.linspace(0, 100, 101), np.zeros(101)]).reshape(3, 1, 1, 101).astype(np.uint16)
+    done = Percentile(low=0, high=100, together=True).apply(image_of(array)).array
+    np.testing.assert_allclose(done, array / 200, atol=1e-6)
+
+
 def test_window_clips_hounsfield_units_to_zero_one_or_to_training_statistics():
     array = np.array([-1000, -160, 40, 240, 3000], np.int16).reshape(1, 1, 1, 5)
     np.testing.assert_allclose(Window(-160, 240).apply(image_of(array)).array.ravel(), [0, 0, 0.5, 1, 1])

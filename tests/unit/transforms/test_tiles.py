@@ -17,6 +17,7 @@ def test_tiles_cover_the_axis_and_overlap_at_least_as_asked(overlap):
 
 def test_rounding_of_the_step_adds_no_tile():
     assert starts(17, 10, 0.3) == [0, 7]  # 10 * 0.7 is a hair above or below 7
+    assert starts(120, 20, 0.9) == list(range(0, 101, 2))  # 20 * 0.1 is 1.9999999999999996
     assert starts(100, 10, 0.9) == list(range(91))
 
 
