@@ -44,7 +44,8 @@ def _search(source: np.ndarray, target: np.ndarray, spacing: Sequence[float]) ->
     along = np.square(np.arange(FAR + 1, dtype=np.float32) * np.float32(spacing[0]))
     along[FAR] = np.inf
     steps = dy * columns.shape[2] + dx
-    z, y, x = np.nonzero(source)
+    z, yx = np.divmod(np.flatnonzero(source), source.shape[1] * source.shape[2])
+    y, x = np.divmod(yx, source.shape[2])
     at = (z * columns.shape[1] + y + pad[0]) * columns.shape[2] + x + pad[1]
     flat = columns.reshape(-1)
     squared = np.full(len(at), np.inf, np.float32)

@@ -21,7 +21,7 @@ from ..core.labels import Label, Labels
 from .instance import aji, match
 from .overlap import Counts, Overlap, confusion, dice, iou, relative_volume_difference, volume_difference
 from .summary import EmptyPolicy
-from .surface import SurfaceDistances
+from .surface import SurfaceDistances, bounding_box
 
 NAN = float("nan")
 OBJECTS = "objects"
@@ -56,15 +56,15 @@ def score_case(pred: Mask, ref: Mask, *, labels: Labels | None = None, scoring: 
     scoring = scoring or Scoring()
     if not pred.grid.same_as(ref.grid, tolerance_mm=0.1 * min(ref.grid.spacing or (0.01,))):
         raise _other_grid(pred.grid, ref.grid)
-    p, r = _without_ignored(pred.array, ref.array, labels)
-    table = confusion(p, r)
+    arrays = _cropped(*_without_ignored(pred.array, ref.array, labels))
+    table = confusion(*arrays)
     if scoring.instances:
         return _score_objects(table, labels, scoring)
     labels = labels if labels is not None else labels_of(table.ref)
     for which, values in (("prediction", table.pred), ("reference", table.ref)):
         undeclared(which, values, labels)
-    boxes = [ndimage.find_objects(a) for a in (p, r)]
-    return {label.name: _score_label(label, table, (p, r), boxes, ref.grid, scoring) for label in labels}
+    boxes = [ndimage.find_objects(array) for array in arrays]
+    return {label.name: _score_label(label, table, arrays, boxes, ref.grid, scoring) for label in labels}
 
 
 def labels_of(values: np.ndarray) -> Labels:
@@ -93,7 +93,7 @@ def _score_label(
     size_unit = ("mm2" if grid.dims == 2 else "mm3") if grid.spacing else "px"
     metrics = {"dice": dice(counts), "iou": iou(counts)}
     if counts.pred and counts.ref:
-        box = _joint(boxes[0][label.value - 1], boxes[1][label.value - 1], grid.shape)
+        box = _joint(boxes[0][label.value - 1], boxes[1][label.value - 1], arrays[0].shape)
         pred, ref = (array[box] == label.value for array in arrays)
         distances = SurfaceDistances.of(pred, ref, grid.spacing)
         surfaces = {f"hd95_{unit}": distances.hd95, f"assd_{unit}": distances.assd}
@@ -145,6 +145,13 @@ def _without_ignored(pred: np.ndarray, ref: np.ndarray, labels: Labels | None) -
         return pred, ref
     keep = ref != labels.ignore
     return pred * keep, ref * keep
+
+
+def _cropped(pred: np.ndarray, ref: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both arrays where either holds anything, and a voxel around: elsewhere there is nothing to look for."""
+    found = [box for array in (pred, ref) if (box := bounding_box(array))]
+    box = _joint(found[0], found[-1], pred.shape) if found else ()
+    return pred[box], ref[box]
 
 
 def _joint(a: tuple[slice, ...], b: tuple[slice, ...], shape: tuple[int, ...]) -> tuple[slice, ...]:

@@ -96,14 +96,14 @@ class SurfaceDistances:
 
 
 def bounding_box(mask: np.ndarray) -> tuple[slice, ...] | None:
-    """The smallest box (`*S` slices) that holds the mask (bool), or None if it is empty."""
-    rows = np.asarray(mask.any(axis=tuple(range(1, mask.ndim))))
+    """The smallest box (`*S` slices) that holds all of a mask or label map that is not 0, or None if it is empty."""
+    rows = mask.max(axis=tuple(range(1, mask.ndim))) > 0
     if not rows.any():
         return None
     first = slice(int(rows.argmax()), len(rows) - int(rows[::-1].argmax()))
     if mask.ndim == 1:
         return (first,)
-    rest = bounding_box(np.logical_or.reduce(mask[first], axis=0))
+    rest = bounding_box(np.maximum.reduce(mask[first], axis=0))
     assert rest is not None
     return (first, *rest)
 
