@@ -47,7 +47,8 @@ def curves(lines: list[dict]) -> bytes:
 
     plot = Figure(figsize=(8, 3.5), layout="constrained")
     left = plot.subplots()
-    left.plot([line["step"] for line in lines], [line["loss"] for line in lines], color="tab:blue", label="loss")
+    trained = [line for line in lines if "loss" in line]  # the last line holds the final scores only
+    left.plot([line["step"] for line in trained], [line["loss"] for line in trained], color="tab:blue", label="loss")
     left.set_xlabel("step")
     left.set_ylabel("training loss", color="tab:blue")
     seen = [line for line in lines if "dice" in line]
