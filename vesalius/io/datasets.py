@@ -26,7 +26,7 @@ from ..core.image import Image, Mask
 from ..core.labels import Label, Labels
 from .decoding import Peek
 from .files import case_name, peek, read, read_mask
-from .layouts import Case, Found, find_layout
+from .layouts import VALIDATION_FOLDERS, Case, Found, find_layout
 
 Split = Literal["train", "validation"]
 MANY_LABELS = 50  # more distinct values than this look like objects, not classes
@@ -199,22 +199,38 @@ def _values(array: np.ndarray) -> list[int]:
 
 def _with_patients(root: Path, cases: tuple[Case, ...], file: Path | None, notes: list[str]) -> tuple[Case, ...]:
     """Cases with their patients; without a table each is its own."""
-    if file is None:
-        file = next((each for each in (root / "cases.csv", root / "train" / "cases.csv") if each.is_file()), None)
-    if file is None:
+    tables = _patient_tables(root, file)
+    if not tables:
         notes.append("no cases.csv names patients: every case counts as a patient of its own")
         return cases
-    table = read_patients(file)
-    missing = [case.name for case in cases if case.name not in table]
+
+    def patient(case: Case) -> str | None:
+        # a table inside train/ or validation/ knows its cases by the names they have there
+        inside = tables.get(case.split, {}).get(case.name.removeprefix(f"{case.split}_")) if case.split else None
+        return tables.get(None, {}).get(case.name) or tables.get(case.split, {}).get(case.name) or inside
+
+    missing = [case.name for case in cases if patient(case) is None]
     if missing:
-        raise DatasetError(f"{len(missing)} of {len(cases)} cases have no patient here ({_some(missing)})",
-                           file=file, fix="add a line 'case,patient' for each")  # fmt: skip
-    cases = tuple(replace(case, patient=table[case.name]) for case in cases)
+        raise DatasetError(f"{len(missing)} of {len(cases)} cases have no patient in the table ({_some(missing)})",
+                           file=file or root, fix="add a line 'case,patient' for each")  # fmt: skip
+    cases = tuple(replace(case, patient=patient(case) or case.name) for case in cases)
     split = {name: {case.patient for case in cases if case.split == name} for name in ("train", "validation")}
     both = split["train"] & split["validation"]
     if both:
         notes.append(f"{len(both)} patients are in train and in validation ({_some(both)}): the validation score flatters")
     return cases
+
+
+def _patient_tables(root: Path, file: Path | None) -> dict[Split | None, dict[str, str]]:
+    """The table given, else cases.csv beside the images: one for all (None), or one a split."""
+    if file is not None:
+        return {None: read_patients(file)}
+    for folder in (root, root / "images", root / "imagesTr"):
+        if (folder / "cases.csv").is_file():
+            return {None: read_patients(folder / "cases.csv")}
+    places: list[tuple[Split, str]] = [("train", "train"), *(("validation", name) for name in VALIDATION_FOLDERS)]
+    found = [(split, root / name / "cases.csv") for split, name in places]
+    return {split: read_patients(table) for split, table in found if table.is_file()}
 
 
 def read_patients(file: str | Path) -> dict[str, str]:

@@ -61,8 +61,8 @@ def _paired(root: Path) -> Found:
     if (root / "images").is_dir():
         cases = _pairs(root, notes)
     elif validation is not None:
-        cases = [replace(case, split="train") for case in _pairs(root / "train", notes)]
-        cases += [replace(case, split="validation") for case in _pairs(validation, notes)]
+        cases = _told_apart([replace(case, split="train") for case in _pairs(root / "train", notes)],
+                            [replace(case, split="validation") for case in _pairs(validation, notes)], notes)  # fmt: skip
     else:
         cases = _pairs(root / "train", notes)
         notes.append("there is train/ but no validation/: a part of train is set aside")
@@ -71,6 +71,15 @@ def _paired(root: Path) -> Found:
     described = _described(root / JSON) if (root / JSON).is_file() else {}
     labels = _declared_labels(described["labels"], root / JSON) if "labels" in described else None
     return Found(_name(root, described), "paired", tuple(cases), _channel_names(described), labels, tuple(notes))
+
+
+def _told_apart(train: list[Case], validation: list[Case], notes: list[str]) -> list[Case]:
+    """Both splits; where they number their cases alike, each case carries its split's name in front."""
+    if not {case.name for case in train} & {case.name for case in validation}:
+        return train + validation
+    notes.append("train and validation use the same names: cases are called train_NAME and validation_NAME")
+    renamed = [(case, f"{case.split}_{case.name}") for case in train + validation]
+    return [replace(case, name=name, patient=name) for case, name in renamed]
 
 
 def _pairs(folder: Path, notes: list[str]) -> list[Case]:
