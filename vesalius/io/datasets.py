@@ -25,7 +25,7 @@ from ..core.errors import ChannelError, DatasetError, LabelError
 from ..core.image import Image, Mask
 from ..core.labels import Label, Labels
 from .decoding import Peek
-from .files import case_name, peek, read, read_mask
+from .files import case_name, peek, read, read_mask, require_grid
 from .layouts import VALIDATION_FOLDERS, Case, Found, find_layout
 
 Split = Literal["train", "validation"]
@@ -123,10 +123,7 @@ def _checked_headers(root: Path, cases: tuple[Case, ...]) -> list[Peek]:
     def look(case: Case) -> Peek:
         image = peek(case.images[0] if len(case.images) == 1 else case.images)
         if case.mask is not None and case.mask.suffix.lower() not in (".dcm", ".dicom"):  # a SEG omits empty frames
-            mask = peek(case.mask)
-            if mask.grid.shape != image.grid.shape:
-                told = f"mask {mask.grid.shape} and image {case.images[0]} {image.grid.shape} differ in shape (z, y, x)"
-                raise DatasetError(told, file=case.mask, fix="give each image the mask drawn on it")
+            require_grid(peek(case.mask).grid, image.grid, case.mask, case.images[0])
         return image
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:

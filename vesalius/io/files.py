@@ -19,7 +19,7 @@ from typing import TypeAlias
 import numpy as np
 
 from ..core.errors import ChannelError, DatasetError, GeometryError, LabelError, OutputError, UnreadableFile, unknown_name
-from ..core.image import Image, Mask
+from ..core.image import Grid, Image, Mask
 from .decoding import Peek, checked, native, require_bytes
 
 Input: TypeAlias = Path | tuple[Path, ...]
@@ -98,7 +98,10 @@ def read_mask(path: PathLike, *, like: Image | None = None) -> Mask:
         return read_segmentation(path, case_name(path), like)
     image = checked(_read(path, format, None, as_labels=True), path)
     mask = Mask(_label_values(image.array, path), image.grid, source=image.source)
-    return on_grid(mask, like, path) if like is not None else mask
+    if like is None:
+        return mask
+    require_grid(mask.grid, like.grid, path, like.source.path if like.source else "given")
+    return replace(mask, grid=like.grid)
 
 
 def write(
@@ -248,17 +251,15 @@ def smallest_type(mask: Mask) -> type[np.unsignedinteger]:
     return np.uint16 if top <= 65535 else np.uint32
 
 
-def on_grid(mask: Mask, image: Image, path: Path) -> Mask:
-    """The mask on the image's own grid; GeometryError, naming both, where the two do not fit."""
-    ours, theirs = mask.grid, image.grid
-    other = image.source.path if image.source else "its image"
+def require_grid(ours: Grid, theirs: Grid, path: Path, other: Path | str) -> None:
+    """GeometryError, naming the mask `path` and its image `other`, where shapes differ or voxels lie apart."""
     if ours.shape != theirs.shape:
-        raise GeometryError(f"mask {ours.shape} and image {other} {theirs.shape} differ in shape (z, y, x)", file=path)
+        raise GeometryError(f"mask {ours.shape} and image {other} {theirs.shape} differ in shape (z, y, x)",
+                            file=path, fix="give each image the mask drawn on it")  # fmt: skip
     if ours.spacing and theirs.spacing and not ours.same_as(theirs, tolerance_mm=0.1 * min(theirs.spacing)):
         told = [f"{grid.orientation} {tuple(round(s, 4) for s in grid.spacing or ())} mm" for grid in (ours, theirs)]
         raise GeometryError(f"the mask lies elsewhere than image {other}: {told[0]} against {told[1]}, or another origin",
                             file=path, fix="resample or re-export the mask on the image's grid")  # fmt: skip
-    return replace(mask, grid=theirs)
 
 
 def natural(name: str) -> list[tuple[bool, int, str]]:
