@@ -106,6 +106,8 @@ def test_a_picture_keeps_its_one_slice_whatever_the_steps_ask():
     done, restore = prepare(picture, steps)
     assert done.grid.shape == (1, 64, 64) and done.grid.dims == 2
     assert restore.scores(np.ones((2, 1, 64, 64), np.float32)).shape == (2, 1, 20, 30)
+    oblong = Image(picture.array, grid_of((1, 20, 30), (1, 1, 0.2), dims=2))
+    assert not any(Resample((1, 0.2, 0.2)).apply(oblong)[1].nearest)  # a picture has no slices to keep apart
 
 
 def test_crop_keeps_the_foreground_of_any_channel_and_a_margin_in_mm():
@@ -145,6 +147,13 @@ def test_training_masks_share_out_voxels_without_gaps_between_labels():
     _, done, _ = prepare_pair(image, Mask(mask, image.grid), [Resample((0.66, 0.66, 0.66))])
     assert set(np.unique(done.array)) == {1, 2, 7}
     assert (done.array == 7).mean() == 0.25 and (done.array == 2).mean() == 0.25
+
+
+def test_equal_shares_go_to_the_structure_and_not_to_background():
+    mask = np.array([0, 3, 3, 0, 0, 0], np.uint8).reshape(1, 1, 6)
+    image = image_of(mask[None])
+    _, done, _ = prepare_pair(image, Mask(mask, image.grid), [Resample((1, 1, 2))])
+    assert done.array.ravel().tolist() == [3, 3, 0]
 
 
 def test_a_reflected_image_gets_a_reflected_mask():
