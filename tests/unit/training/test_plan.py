@@ -1,0 +1,105 @@
+"""Plans: derived from the data, readable, editable, and the same after a round trip."""
+
+import numpy as np
+import pytest
+
+from vesalius.core.errors import DatasetError, LabelError, UnreadableFile
+from vesalius.io.datasets import open_dataset
+from vesalius.tasks.catalog import TASKS
+from vesalius.training.inspect import CaseFacts, Fingerprint, fingerprint
+from vesalius.training.plan import Data, choose_patch, choose_pools, derive, normalisation, read_plan, write_plan
+from vesalius.training.recipe import RECIPES, Recipe
+
+
+def facts(shape=(40, 50, 60), spacing=(1.0, 1.0, 1.0), dims=3, units=None, kinds=("int16",), cases=3):
+    spacings = spacing if isinstance(spacing, list) else [spacing] * cases
+    found = tuple(CaseFacts(f"c{i}", f"c{i}", shape, s, 0, 0.0) for i, s in enumerate(spacings))
+    intensity = np.array([[-100.0, 50.0, 30.0, 900.0, 1200.0]])
+    return Fingerprint(found, dims, 1, units, frozenset(kinds), intensity, np.array([1000, 30, 20]))
+
+
+def plan_of(data, recipe=None, like=None, **changes):
+    given = {"model": "unet", "recipe": recipe or Recipe(), "like": like, "resample": True, "say": lambda _: None} | changes
+    return derive(data, fingerprint(data), Data(path=str(data.root), name=data.name), **given)
+
+
+def test_a_fingerprint_counts_what_is_there(volume_set):
+    found = fingerprint(open_dataset(volume_set))
+    assert len(found.cases) == 8 and found.dims == 3 and found.median_spacing == (1.0, 1.0, 1.0)
+    masks = [open_dataset(volume_set).load(case)[1].array for case in open_dataset(volume_set).cases]
+    assert found.counts.tolist() == [sum(int((m == k).sum()) for m in masks) for k in (0, 1, 2)]
+    assert found.largest_shape == (24, 24, 20) and not found.mixed_spacing
+    assert any("voxels: background" in line for line in found.describe(["a", "b"]))
+
+
+def test_a_plan_survives_its_file(tmp_path, volume_set):
+    plan = plan_of(open_dataset(volume_set), RECIPES["hippocampus"])
+    write_plan(plan, tmp_path / "plan.toml")
+    assert read_plan(tmp_path / "plan.toml") == plan
+    assert (tmp_path / "plan.toml").read_text().count("\n# ") >= 5
+
+
+def test_a_shipped_tasks_record_is_taken_over(picture_set):
+    data = open_dataset(picture_set)
+    plan = plan_of(data, like=TASKS["nuclei"], recipe=RECIPES["nuclei"])
+    assert plan.task.steps == TASKS["nuclei"].steps and plan.task.decide == TASKS["nuclei"].decide
+    assert plan.task.labels == TASKS["nuclei"].labels and plan.loss == "objects"
+
+
+def test_labels_that_a_task_does_not_know_are_an_error(volume_set):
+    nobody = TASKS["hippocampus"].model_copy(
+        update={"labels": type(TASKS["hippocampus"].labels)(TASKS["hippocampus"].labels.items[:1])}
+    )
+    with pytest.raises(LabelError, match="does not know"):
+        plan_of(open_dataset(volume_set), like=nobody)
+
+
+def test_normalisation_follows_the_kind_of_image():
+    assert normalisation(facts(units="HU")).kind == "window" and normalisation(facts(units="HU")).high == 900
+    assert normalisation(facts()).kind == "zscore"
+    assert normalisation(facts(dims=2, shape=(1, 50, 60), kinds=("uint8",))).kind == "scale"
+    assert normalisation(facts(dims=2, shape=(1, 50, 60), kinds=("uint16",))).kind == "percentile"
+
+
+def test_mixed_spacings_are_resampled_or_refused(tmp_path):
+    from trainable import volumes
+
+    data = open_dataset(volumes(tmp_path, 4, ((1.0, 1.0, 1.0), (1.0, 1.0, 2.0))))
+    said = []
+    plan = plan_of(data, say=said.append)
+    assert plan.task.steps[1].spacing_mm == (1.5, 1.0, 1.0) and "resampled to 1.5 x 1 x 1 mm" in said[0]
+    with pytest.raises(DatasetError, match="different spacings"):
+        plan_of(data, resample=False)
+
+
+def test_a_large_image_gives_a_patch_of_its_proportions_within_the_budget():
+    patch = choose_patch((100, 512, 512), 3)
+    assert np.prod(patch) <= 96 * 96 * 32 and patch[1] == patch[2] and patch[0] <= patch[1]
+    assert choose_patch((20, 30, 25), 3) == (20, 30, 25)
+    assert choose_patch((1, 900, 900), 2)[0] == 1
+
+
+def test_thick_slices_are_pooled_later_than_their_plane():
+    pools = choose_pools((16, 128, 128), (6.0, 1.0, 1.0), 4)
+    assert pools[0] == (1, 2, 2) and pools[1] == (1, 2, 2) and pools[2][0] == 2
+    assert choose_pools((40, 56, 40), (1.0, 1.0, 1.0), 4) == [(2, 2, 2)] * 3
+
+
+def test_a_patch_the_network_cannot_take_becomes_the_nearest(volume_set):
+    plan = plan_of(open_dataset(volume_set), Recipe(patch=(19, 23, 21), model={"widths": [4, 8, 12]}))
+    assert plan.patch == (20, 24, 20) or plan.patch == (20, 24, 22)
+
+
+@pytest.mark.parametrize("change, says", [("lr = 0.003", "recipe.lr"), ("kind = ", "task.steps"), ('name = "unet"', None)])
+def test_a_spoilt_plan_says_where(tmp_path, volume_set, change, says):
+    write_plan(plan_of(open_dataset(volume_set)), tmp_path / "plan.toml")
+    text = (tmp_path / "plan.toml").read_text()
+    if says is None:
+        (tmp_path / "plan.toml").write_text(text.replace(change, 'name = "unet'))
+        with pytest.raises(UnreadableFile, match="TOML"):
+            read_plan(tmp_path / "plan.toml")
+        return
+    assert change in text
+    (tmp_path / "plan.toml").write_text(text.replace(change, change.replace("=", '= "x" #'), 1))
+    with pytest.raises(DatasetError, match=says):
+        read_plan(tmp_path / "plan.toml")

@@ -1,0 +1,45 @@
+"""Recipes by name and from files, and what a wrong one says."""
+
+import pytest
+
+from vesalius.core.errors import InputError, UnknownName, UnreadableFile
+from vesalius.models.catalog import CATALOG
+from vesalius.training.losses import LOSSES
+from vesalius.training.recipe import RECIPES, read_recipe
+
+
+def test_every_model_of_the_catalog_finds_its_recipe_and_loss():
+    assert all(entry.recipe in RECIPES and entry.loss in LOSSES for entry in CATALOG.values())
+    assert all(recipe.loss is None or recipe.loss in LOSSES for recipe in RECIPES.values())
+
+
+def test_a_file_overrides_its_base_key_by_key(tmp_path):
+    file = tmp_path / "mine.toml"
+    file.write_text('base = "nuclei"\nlr = 1e-4\n[augment]\nrotate_deg = 5\n[model]\nwidths = [8, 16]\n')
+    mine, base = read_recipe(file), RECIPES["nuclei"]
+    assert mine.lr == 1e-4 and mine.augment.rotate_deg == 5 and mine.model == {"widths": [8, 16]}
+    assert mine.augment.flip_axes == base.augment.flip_axes and mine.batch == base.batch
+
+
+@pytest.mark.parametrize(
+    "text, error, says",
+    [
+        ("learning_rate = 1", InputError, "learning_rate"),
+        ("lr = -1", InputError, "lr"),
+        ("[augment]\nrotate_p = 2", InputError, "augment.rotate_p"),
+        ("lr = ", UnreadableFile, "TOML"),
+        ('base = "nucleii"', UnknownName, "nuclei"),
+    ],
+)
+def test_a_wrong_file_says_which_line(tmp_path, text, error, says):
+    file = tmp_path / "mine.toml"
+    file.write_text(text)
+    with pytest.raises(error, match=says):
+        read_recipe(file)
+
+
+def test_an_absent_file_and_an_unknown_name_differ(tmp_path):
+    with pytest.raises(UnreadableFile):
+        read_recipe(tmp_path / "none.toml")
+    with pytest.raises(UnknownName, match="Did you mean 'nuclei'"):
+        read_recipe("nucli")

@@ -1,0 +1,63 @@
+"""Splits: patients stay together, seeds repeat, folds cover everybody once."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from vesalius.core.errors import DatasetError
+from vesalius.training.split import read_split, split_cases, write_split
+
+
+def cases(count=20, per_patient=2, split=None):
+    return [SimpleNamespace(name=f"c{i:02d}", patient=f"p{i // per_patient}", split=split) for i in range(count)]
+
+
+def split(which, **changes):
+    settings = {"fraction": 0.2, "seed": 0, "folds": None, "fold": 0, "say": lambda _: None} | changes
+    return split_cases(which, **settings)
+
+
+def test_a_patient_is_never_on_both_sides():
+    which = cases()
+    patient = {case.name: case.patient for case in which}
+    for seed in range(5):
+        found = split(which, seed=seed)
+        assert len(found.validation) == 4 and len(found.train) == 16
+        assert not {patient[n] for n in found.train} & {patient[n] for n in found.validation}
+
+
+def test_a_seed_repeats_and_another_differs():
+    assert split(cases(), seed=3) == split(cases(), seed=3) != split(cases(), seed=4)
+
+
+def test_folds_hold_everybody_back_once():
+    which = cases()
+    held = [name for fold in range(5) for name in split(which, folds=5, fold=fold).validation]
+    assert sorted(held) == [case.name for case in which]
+
+
+def test_a_fixed_split_is_kept_but_not_in_cross_validation():
+    which = [*cases(6, 1, "train"), SimpleNamespace(name="v", patient="v", split="validation")]
+    assert split(which).validation == ("v",)
+    assert len(split(which, folds=7, fold=0).validation) == 1
+
+
+def test_no_named_patients_are_said_aloud():
+    said = []
+    which = [SimpleNamespace(name=f"c{i}", patient=f"c{i}", split=None) for i in range(4)]
+    split(which, say=said.append)
+    assert "each case is its own patient" in said[0]
+
+
+@pytest.mark.parametrize("changes", [{"folds": 11}, {"folds": 5, "fold": 5}])
+def test_what_cannot_be_split_is_an_error(changes):
+    with pytest.raises(DatasetError):
+        split(cases(), **changes)
+
+
+def test_a_split_comes_back_from_its_file(tmp_path):
+    found = split(cases())
+    write_split(found, tmp_path / "split.json")
+    assert read_split(tmp_path / "split.json") == found
+    with pytest.raises(DatasetError):
+        read_split(tmp_path / "none.json")
