@@ -106,7 +106,7 @@ def test_a_picture_keeps_its_one_slice_whatever_the_steps_ask():
     done, restore = prepare(picture, steps)
     assert done.grid.shape == (1, 64, 64) and done.grid.dims == 2
     assert restore.scores(np.ones((2, 1, 64, 64), np.float32)).shape == (2, 1, 20, 30)
-    oblong = Image(picture.array, grid_of((1, 20, 30), (1, 1, 0.2), dims=2))
+    oblong = Image(picture.array, grid_of((1, 20, 30), (0.2, 1, 0.2), dims=2))
     assert not any(Resample((1, 0.2, 0.2)).apply(oblong)[1].nearest)  # a picture has no slices to keep apart
 
 
