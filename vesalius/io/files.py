@@ -38,7 +38,7 @@ CHANNEL_FILE = re.compile(r"^(?P<case>.+)_(?P<channel>\d{4})$")  # nnU-Net's way
 def read(path: PathLike | tuple[Path, ...], *, series: str | None = None) -> Image:
     """Read an image of any format, a DICOM folder, or several files as the channels of one image.
 
-        >>> image = read("examples/hippocampus/case.nii.gz")
+        >>> image = vesalius.read("examples/hippocampus/images/hippocampus_014.nii.gz")
         >>> image.grid.spacing
         (1.0, 1.0, 1.0)
 
@@ -109,8 +109,8 @@ def write(
 ) -> Path:
     """Write a mask, whole or not at all, as uint8, or uint16 above 255 (always for objects, so that a folder agrees).
 
-        >>> mask = read_mask("examples/hippocampus/reference.nii.gz")
-        >>> write(mask, "masks/case", format="nifti").name
+        >>> mask = read_mask("examples/hippocampus/labels/hippocampus_014.nii.gz")
+        >>> vesalius.write(mask, "masks/case", format="nifti").name
         'case.nii.gz'
 
     `format` is png, tiff, nifti, dicom-seg, mha or nrrd; without it the suffix decides. A path without a suffix

@@ -43,9 +43,8 @@ def evaluate(
     In a folder a case that fails is listed and the rest is done (`exit_code` 1). Raises InputError for a single pair that
     fails, DatasetError for folders that do not fit together, LabelError for labels that cannot be.
 
-        >>> from vesalius import evaluate
-        >>> reference = "examples/hippocampus/reference.nii.gz"
-        >>> evaluation = evaluate(reference, reference, labels={1: "anterior", 2: "posterior"})
+        >>> reference = "examples/hippocampus/labels"
+        >>> evaluation = vesalius.evaluate(reference, reference, labels={1: "anterior", 2: "posterior"})
         >>> evaluation.summary["anterior"]["dice"]["mean"]
         1.0
     """

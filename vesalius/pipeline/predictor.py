@@ -53,7 +53,9 @@ def load(
 ) -> Predictor:
     """The predictor for a task name, a run folder, a weights file, or a catalog model together with `weights`.
 
-        predictor = vesalius.load("hippocampus")
+        >>> predictor = vesalius.load("hippocampus", device="cpu")
+        >>> [label.name for label in predictor.task.labels]
+        ['anterior', 'posterior']
 
     Raises UnknownName with the nearest name, WeightsError for weights that are missing, altered or made for something else,
     and InputError for a device that is not there.

@@ -129,7 +129,7 @@ def segment(
 ) -> Summary:
     """Segment a file, a DICOM folder or a folder of cases into `out`, a folder, or a file for one case.
 
-        >>> summary = vesalius.segment("examples/hippocampus", "masks", task="hippocampus")
+        >>> summary = vesalius.segment("examples/hippocampus/images", "masks", task="hippocampus")
         >>> [case.state for case in summary.cases]
         ['done']
 

@@ -35,12 +35,20 @@ __all__ = ["RunSummary", "TrainOptions", "train"]
 EPOCHS = 100  # where neither the recipe nor the caller names an end
 
 
-def train(dataset: str | Path, out: str | Path, options: TrainOptions | None = None, *, say: Say = print) -> list[RunSummary]:
+def train(
+    dataset: str | Path, out: str | Path, options: TrainOptions | None = None, *, say: Say = print, **given: Any
+) -> list[RunSummary]:
     """Train on the dataset folder `dataset` into the run folder `out`; one summary a fold (none with `plan_only`).
 
+        >>> told = []
+        >>> runs = vesalius.train("dataset", "runs/first", epochs=1, recipe="short.toml", quiet=True, say=told.append)
+        >>> runs[0].weights.name
+        'weights.safetensors'
+
+    Options are given as one record or by name; `say` takes each line about what is found and done.
     Raises OutputError for an existing run without `resume`, DatasetError and UnknownName for what the options ask in vain.
     """
-    options = options or TrainOptions()
+    options = replace(options or TrainOptions(), **given)
     choose_device(options.device)  # one that is absent is told before a run is begun
     out = Path(out)
     say = say if is_main() else lambda _: None
