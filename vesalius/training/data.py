@@ -140,7 +140,7 @@ class Samples(Dataset):
         rng = np.random.default_rng([self.seed, n])
         case = self.cases[rng.choice(len(self.cases), p=self.shares)]
         centre = self._centre(case, rng)
-        border = "reflect" if self.augmentation.border == "reflection" or any(self.overhang) else "zeros"
+        border = "reflection" if any(self.overhang) else self.augmentation.border
         image = cut(case.image, centre, self.crop, border)
         mask = cut(case.mask[None], centre, self.crop, border)[0]
         if self.dims == 2:
@@ -167,7 +167,7 @@ class Samples(Dataset):
 
 
 def cut(array: np.ndarray, centre: Sequence[int], size: Sequence[int], border: str) -> np.ndarray:
-    """A copy (C, *size) of `array` (C, Z, Y, X) around `centre`; beyond the border zeros, or the image mirrored."""
+    """A copy (C, *size) of `array` (C, Z, Y, X) around `centre`; beyond it zeros, its border voxels, or the image mirrored."""
     starts = [c - s // 2 for c, s in zip(centre, size, strict=True)]
     inside = [slice(max(a, 0), min(a + s, n)) for a, s, n in zip(starts, size, array.shape[1:], strict=True)]
     whole = all(a >= 0 and a + s <= n for a, s, n in zip(starts, size, array.shape[1:], strict=True))
@@ -179,7 +179,8 @@ def cut(array: np.ndarray, centre: Sequence[int], size: Sequence[int], border: s
             (slice(None), *inside)
         ]
         return out
-    index = [mirrored(np.arange(a, a + s), n) for a, s, n in zip(starts, size, array.shape[1:], strict=True)]
+    beyond = mirrored if border == "reflection" else lambda index, n: np.clip(index, 0, n - 1)
+    index = [beyond(np.arange(a, a + s), n) for a, s, n in zip(starts, size, array.shape[1:], strict=True)]
     return array[(slice(None), *np.ix_(*index))]  # type: ignore[arg-type]
 
 

@@ -80,7 +80,7 @@ class Recipe(Record):
     epochs: int | None = Field(None, ge=1)  # epochs, steps, minutes: the first reached ends the run, and the schedule with it
     steps: int | None = Field(None, ge=1)
     minutes: float | None = Field(None, gt=0)
-    patience: int | None = Field(None, ge=1)  # validations without a better Dice before an early stop; None: never
+    patience: int | None = Field(None, ge=1)  # epochs without a better Dice before an early stop; None: never
     keep: Literal["last", "best"] = "last"
     validate_every: int = Field(5, ge=1)  # epochs
     validation_fraction: float = Field(0.15, gt=0, lt=1)
@@ -146,7 +146,8 @@ RECIPES: dict[str, Recipe] = {
             noise=(0, 0.005),
         ),
     ),
-    # Ronneberger et al. 2015: valid convolutions, border weights (eq. 2), elastic deformation, momentum 0.99, one large tile.
+    # Ronneberger et al. 2015: valid convolutions, border weights (eq. 2), elastic deformation, momentum 0.99, one large tile;
+    # half the paper's channels.
     "ronneberger": Recipe(
         optimiser="sgd",
         lr=1e-3,
@@ -161,7 +162,14 @@ RECIPES: dict[str, Recipe] = {
         foreground=0.0,
         loss="border_ce",
         deep_supervision=False,
-        model={"padding": "valid", "down": "max", "norm": "none", "activation": "relu", "dropout": 0.1},
+        model={
+            "widths": [32, 64, 128, 256, 512],
+            "padding": "valid",
+            "down": "max",
+            "norm": "none",
+            "activation": "relu",
+            "dropout": 0.1,
+        },
         augment=Augment(
             rotate_deg=180,
             rotate_p=0.5,

@@ -82,7 +82,8 @@ class Session:
         self.options, self.say = options, say
         self.main = trainer.accelerator.is_main_process
         self.losses: list[float] = []
-        self.best, self.stale, self.dice, self.validating, self.saved = -1.0, 0, math.nan, 0.0, time.monotonic()
+        self.best, self.best_epoch, self.stale, self.dice = -1.0, 0, 0, math.nan  # stale: epochs since the best
+        self.validating, self.saved = 0.0, time.monotonic()
 
     def train(self, stream: Iterator[dict[str, Tensor]]) -> RunSummary:
         """Steps until the end or the early stop; an interrupted run leaves a checkpoint."""
@@ -118,7 +119,7 @@ class Session:
         line = self._line() | {"loss": float(np.mean(self.losses)), "rate": self.trainer.optimiser.param_groups[0]["lr"]}
         self.losses = []
         if self.main and self._due(line["epoch"]):
-            line |= self._validated()
+            line |= self._validated(line["epoch"])
         self.stale = int(self.trainer.agree(self.stale))
         if journal:
             journal.write(line)
@@ -134,14 +135,15 @@ class Session:
             return False
         return self.trainer.limit.seconds is None or self.validating <= VALIDATION_SHARE * self.trainer.elapsed
 
-    def _validated(self) -> dict[str, float]:
+    def _validated(self, epoch: int) -> dict[str, float]:
         """Look at a few kept-back cases, remember the best, keep the weights."""
         start = time.monotonic()
         found = means(validate(self.trainer.average, self.plan.task, self.held.some(QUICK), precision=self.recipe.precision))
         self.dice = mean_dice(found)
         better = self.dice > self.best
-        self.stale = 0 if better else self.stale + 1
-        self.best = max(self.best, self.dice) if better else self.best
+        if better:
+            self.best, self.best_epoch = self.dice, epoch
+        self.stale = epoch - self.best_epoch
         if better or self.recipe.keep == "last":
             self.keep_weights()
         self.validating += time.monotonic() - start
@@ -157,7 +159,7 @@ class Session:
         """A checkpoint, by one process."""
         self.saved = time.monotonic()
         if self.main:
-            mine = {name: getattr(self, name) for name in ("losses", "best", "stale", "dice", "validating")}
+            mine = {name: getattr(self, name) for name in ("losses", "best", "best_epoch", "stale", "dice", "validating")}
             save_checkpoint(self.run / CHECKPOINT, {**self.trainer.state(), "session": mine})
 
     def restore(self, state: dict[str, Any]) -> None:

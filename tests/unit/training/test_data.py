@@ -113,7 +113,8 @@ def test_objects_are_encoded_after_they_were_turned():
 def test_a_patch_beyond_the_image_is_zero_or_mirrored():
     array = np.arange(1, 6, dtype=np.float32).reshape(1, 1, 1, 5)
     assert cut(array, (0, 0, 0), (1, 1, 4), "zeros").ravel().tolist() == [0, 0, 1, 2]
-    assert cut(array, (0, 0, 0), (1, 1, 4), "reflect").ravel().tolist() == [3, 2, 1, 2]
+    assert cut(array, (0, 0, 0), (1, 1, 4), "reflection").ravel().tolist() == [3, 2, 1, 2]
+    assert cut(array, (0, 0, 0), (1, 1, 4), "border").ravel().tolist() == [1, 1, 1, 2]
     assert mirrored(np.arange(-9, 12), 1).max() == 0
     inside = cut(array, (0, 0, 2), (1, 1, 3), "zeros")
     inside[:] = 0

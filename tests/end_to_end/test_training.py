@@ -1,0 +1,203 @@
+"""Training as people run it: killed and resumed, in two processes, planned and edited, cross-validated, refused."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from trainable import pictures, recipe, volumes
+
+from vesalius.core.errors import DatasetError, InputError, OutputError
+from vesalius.training.loop import TrainOptions, train
+from vesalius.training.plan import read_plan
+
+TRAIN = """
+import sys, torch
+from vesalius.training.loop import TrainOptions, train
+torch.set_num_threads(1)
+data, out, recipe, resume, steps = sys.argv[1:]
+train(data, out, TrainOptions(recipe=recipe, resume=resume == "yes", quiet=True, device="cpu", checkpoint_seconds=0.0,
+                              steps=int(steps) or None), say=lambda _: None)
+"""
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+
+
+def start(*words, launcher=(sys.executable,)) -> subprocess.Popen:
+    script = Path(words[1]).parent / "train_it.py"
+    script.write_text(TRAIN)
+    return subprocess.Popen([*launcher, str(script), *map(str, words)], env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+
+
+def finish(process: subprocess.Popen) -> None:
+    _, complaints = process.communicate(timeout=240)
+    assert process.returncode == 0, complaints[-3000:]
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    from vesalius.models.weights import load_state
+
+    return load_state(run / "weights.safetensors")[0]
+
+
+def steps_done(run: Path) -> int:
+    file = run / "checkpoint.pt"
+    return torch.load(file, weights_only=True)["step"] if file.exists() else 0
+
+
+def test_a_killed_run_resumes_to_the_same_bits(tmp_path):
+    data, file = volumes(tmp_path / "data"), recipe(tmp_path / "tiny.toml", [8, 16, 16])
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    finish(start(data, whole, file, "no", 0))
+    for resume, kill_at in (("no", 3), ("yes", 12)):  # within the first epoch, and after a validation
+        process = start(data, broken, file, resume, 0)
+        until = time.monotonic() + 120
+        while steps_done(broken) < kill_at and process.poll() is None and time.monotonic() < until:
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL, "it ended before it could be killed"
+    assert kill_at <= steps_done(broken) < 20
+    finish(start(data, broken, file, "yes", 0))
+    expected, got = weights(whole), weights(broken)
+    assert expected.keys() == got.keys()
+    assert all(torch.equal(expected[name], got[name]) for name in expected)
+    both = [torch.load(run / "checkpoint.pt", weights_only=True) for run in (whole, broken)]
+    assert all(torch.equal(both[0]["model"][name], both[1]["model"][name]) for name in both[0]["model"])
+    epochs = [[json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()] for run in (whole, broken)]
+    assert [line["epoch"] for line in epochs[1]] == [line["epoch"] for line in epochs[0]] == [1, 2, 3, 4, 4]
+    assert [line.get("loss") for line in epochs[1]] == [line.get("loss") for line in epochs[0]]
+
+
+def test_two_processes_train_the_same_model(tmp_path):
+    data, file = volumes(tmp_path / "data"), recipe(tmp_path / "tiny.toml", [8, 16, 16], lr="3e-3")
+    file.write_text(file.read_text().replace("dropout = 0.1", "dropout = 0.0"))  # dropout draws per process
+    one, two = tmp_path / "one", tmp_path / "two"
+    finish(start(data, one, file, "no", 20))
+    finish(
+        start(
+            data,
+            two,
+            file,
+            "no",
+            20,
+            launcher=(sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"),
+        )
+    )
+    states = [torch.load(run / "checkpoint.pt", weights_only=True) for run in (one, two)]
+    assert [state["step"] for state in states] == [20, 20]
+    worst = max(float((states[0]["model"][n] - states[1]["model"][n]).abs().max()) for n in states[0]["model"])
+    assert worst < 1e-4
+    moved = max(float((weights(one)[n] - states[0]["average"][n]).abs().max()) for n in states[0]["average"])
+    assert moved == 0  # what is kept is the average
+
+
+def options(tmp_path: Path, patch: list[int], **more) -> TrainOptions:
+    changes = {key: more.pop(key) for key in ("epochs", "steps_per_epoch", "workers", "validate_every") if key in more}
+    file = recipe(tmp_path / "quick.toml", patch, **{"workers": "0", "epochs": "1", "steps_per_epoch": "2", **changes})
+    return TrainOptions(recipe=file, quiet=True, device="cpu", **more)
+
+
+def test_a_run_holds_what_is_promised_and_segments(tmp_path):
+    from vesalius.io.files import read
+    from vesalius.pipeline.predictor import load
+    from vesalius.pipeline.segment import segment_image
+
+    data, said = pictures(tmp_path / "data"), []
+    (summary,) = train(data, tmp_path / "run", options(tmp_path, [1, 32, 32], epochs="2"), say=said.append)
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert names >= {"weights.safetensors", "plan.toml", "metrics.jsonl", "report.html", "split.json", "tensorboard"}
+    assert any("each case is its own patient" in line for line in said)
+    assert any("255" in line for line in said)  # 0/255 masks mean class 1, and that is said
+    assert summary.steps == 4 and 0 <= summary.dice <= 1
+    image = read(data / "images" / "case_00.png")
+    assert segment_image(image, load(tmp_path / "run", device="cpu")).mask.array.shape == image.grid.shape
+    assert "data:image/png" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_objects_are_learned_from_label_maps(tmp_path):
+    data = pictures(tmp_path / "data", instances=True)
+    chosen = options(tmp_path, [1, 32, 32], instances=True, epochs="12", steps_per_epoch="10", validate_every="12")
+    (summary,) = train(data, tmp_path / "run", chosen, say=lambda _: None)
+    (scores,) = summary.scores.values()
+    assert scores["dice"] > 0.7 and scores["f1"] > 0.4
+
+
+def test_an_existing_run_is_refused(tmp_path):
+    data, chosen = pictures(tmp_path / "data"), options(tmp_path, [1, 16, 16])
+    train(data, tmp_path / "run", chosen, say=lambda _: None)
+    before = (tmp_path / "run" / "weights.safetensors").read_bytes()
+    with pytest.raises(OutputError, match="--resume"):
+        train(data, tmp_path / "run", chosen, say=lambda _: None)
+    assert (tmp_path / "run" / "weights.safetensors").read_bytes() == before
+    with pytest.raises(OutputError, match="no run to resume"):
+        train(data, tmp_path / "other", options(tmp_path, [1, 16, 16], resume=True), say=lambda _: None)
+
+
+def test_a_plan_can_be_edited_and_started_from(tmp_path):
+    data, run = volumes(tmp_path / "data", spacings=((1.0, 1.0, 1.0), (1.0, 1.0, 1.5))), tmp_path / "run"
+    said = []
+    assert train(data, run, options(tmp_path, [8, 16, 16], plan_only=True), say=said.append) == []
+    assert any("resampled" in line for line in said)
+    assert {path.name for path in run.iterdir()} == {"plan.toml", "split.json"}
+    text = (run / "plan.toml").read_text()
+    assert "#" in text and "spacing_mm" in text
+    (run / "plan.toml").write_text(text.replace("batch = 4", "batch = 2"))
+    with pytest.raises(OutputError, match="--plan"):
+        train(data, run, options(tmp_path, [8, 16, 16]), say=lambda _: None)
+    train(data, run, TrainOptions(plan=run / "plan.toml", quiet=True, device="cpu"), say=lambda _: None)
+    assert read_plan(run / "plan.toml").recipe.batch == 2
+
+
+def test_mixed_spacings_may_be_refused(tmp_path):
+    data = volumes(tmp_path / "data", spacings=((1.0, 1.0, 1.0), (1.0, 1.0, 1.5)))
+    with pytest.raises(DatasetError, match="different spacings"):
+        train(data, tmp_path / "run", options(tmp_path, [8, 16, 16], resample=False), say=lambda _: None)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_papers_own_recipe_trains_and_tiles_with_valid_convolutions(tmp_path):
+    data, file = pictures(tmp_path / "data"), tmp_path / "paper.toml"
+    file.write_text(
+        'base = "ronneberger"\nsteps_per_epoch = 2\nepochs = 1\nworkers = 0\npatch = [1, 44, 44]\n[model]\nwidths = [4, 8]\n'
+    )
+    (summary,) = train(data, tmp_path / "run", TrainOptions(recipe=file, quiet=True, device="cpu"), say=lambda _: None)
+    plan = read_plan(tmp_path / "run" / "plan.toml")
+    assert plan.loss == "border_ce" and plan.task.model.config["padding"] == "valid" and summary.steps == 2
+    assert plan.recipe.optimiser == "sgd" and plan.recipe.momentum == 0.99 and plan.recipe.augment.elastic_px == 10
+
+
+def test_folds_share_no_case_and_are_averaged_in_use(tmp_path):
+    from vesalius.pipeline.predictor import load
+
+    data = pictures(tmp_path / "data")
+    summaries = train(data, tmp_path / "run", options(tmp_path, [1, 16, 16], folds=2), say=lambda _: None)
+    held = [set(json.loads((s.path / "split.json").read_text())["validation"]) for s in summaries]
+    assert not held[0] & held[1] and len(held[0] | held[1]) == 10
+    assert len(load(tmp_path / "run", device="cpu").models) == 2
+
+
+def test_minutes_end_the_run_and_its_schedule(tmp_path):
+    data = pictures(tmp_path / "data")
+    (summary,) = train(data, tmp_path / "run", options(tmp_path, [1, 16, 16], minutes=0.05), say=lambda _: None)
+    assert 3 <= summary.seconds < 6
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    rates = [line["rate"] for line in lines if "rate" in line]
+    assert rates[-1] < 0.05 * max(rates)
+
+
+def test_patience_ends_a_run_that_learns_nothing(tmp_path):
+    data = pictures(tmp_path / "data")
+    file = recipe(tmp_path / "still.toml", [1, 16, 16], lr="1e-12", epochs="50", validate_every="1", patience="2", workers="0")
+    (summary,) = train(data, tmp_path / "run", TrainOptions(recipe=file, quiet=True, device="cpu"), say=lambda _: None)
+    assert summary.epochs <= 4
+
+
+def test_a_batch_that_cannot_be_shared_is_an_input_error():
+    from vesalius.training.data import Order
+
+    with pytest.raises(InputError, match="multiple of 2"):
+        Order(0, 3, 0, 2)
