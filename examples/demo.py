@@ -53,7 +53,7 @@ def run_example(name: str, data: Path, out: Path) -> dict:
     task = TASKS[name]
     names = ",".join(f"{label.value}={label.name}" for label in task.labels)
     kind = ["--instances"] if task.instances else ["--labels", names]
-    vesalius("segment", data / "images", "-o", out, "--task", name)
+    vesalius("segment", data / "images", "-o", out, "--task", name, "--overwrite")
     return vesalius("evaluate", out, data / "labels", "-o", out / "evaluation", "--images", data / "images", *kind)
 
 

@@ -40,7 +40,7 @@ HIPPOCAMPUS = Task(
     nsd_tolerance_mm=1.0,
     weights=WeightsSpec(
         file="unet_hippocampus.safetensors",
-        sha256="77217d2094db55fd214cdd46d5b5706429aecfe36ff22e9724c0aaea84bc0cbf",
+        sha256="a083cdf43aef95ac0ce89f2f27c99c8c4eb5917386f48995cc2cc4e4756481a6",
         licence="CC BY-SA 4.0",
         data="Medical Segmentation Decathlon, task 4, 136 volumes",
     ),

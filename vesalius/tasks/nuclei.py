@@ -35,7 +35,7 @@ NUCLEI = Task(
     decide=Objects(),
     weights=WeightsSpec(
         file="unet_nuclei.safetensors",
-        sha256="e92130c1cf5b2baad0a87b93807e36ff9b2fc7d06e97ba6258035c85cc46235c",
+        sha256="77f744b5682f3d908ce3c4e2e00562f3bb3b57c12b51c150baefc53858914ce4",
         licence="CC0",
         data="2018 Data Science Bowl, stage 1 (BBBC038), 272 pictures",
     ),
