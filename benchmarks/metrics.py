@@ -17,7 +17,9 @@ import resource
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy import ndimage
@@ -79,8 +81,8 @@ def monai(pred: np.ndarray, ref: np.ndarray) -> Callable[[], np.ndarray]:
     return call
 
 
-def measure(side: Callable, folder: Path, repeats: int, results: multiprocessing.Queue) -> None:
-    """Least seconds of `repeats`, peak MB above the inputs, and the values; put into `results`."""
+def measure(side: Callable, folder: Path, repeats: int) -> dict[str, Any]:
+    """Least seconds of `repeats`, peak MB above the inputs, and the values."""
     call = side(np.load(folder / "pred.npy"), np.load(folder / "ref.npy"))
     before = _resident_mb()
     seconds, cpu = [], []
@@ -90,7 +92,7 @@ def measure(side: Callable, folder: Path, repeats: int, results: multiprocessing
         seconds.append(time.perf_counter() - start)
         cpu.append(time.process_time() - busy)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    results.put({"seconds": min(seconds), "cpu_seconds": min(cpu), "peak_mb": peak - before, "values": found.tolist()})
+    return {"seconds": min(seconds), "cpu_seconds": min(cpu), "peak_mb": peak - before, "values": found.tolist()}
 
 
 def _resident_mb() -> float:
@@ -104,17 +106,13 @@ def main() -> None:
     parser.add_argument("--size", type=int, nargs=3, default=(256, 512, 512), metavar=("Z", "Y", "X"))
     parser.add_argument("--repeats", type=int, default=1)
     options = parser.parse_args()
-    spawn = multiprocessing.get_context("spawn")
     sides = {}
     with tempfile.TemporaryDirectory() as folder:
         for name, seed in (("ref", 0), ("pred", 1)):
             np.save(Path(folder) / f"{name}.npy", phantom(tuple(options.size), seed))
         for side in (ours, monai):
-            results = spawn.Queue()
-            process = spawn.Process(target=measure, args=(side, Path(folder), options.repeats, results))
-            process.start()
-            sides[side.__name__] = results.get()
-            process.join()
+            with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+                sides[side.__name__] = process.submit(measure, side, Path(folder), options.repeats).result()
     gap = np.abs(np.array(sides["ours"]["values"]) - np.array(sides["monai"]["values"]))
     report = {
         "size": list(options.size),

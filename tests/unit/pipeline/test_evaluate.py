@@ -1,0 +1,240 @@
+"""Folders against folders: pairing, patients, what is missing, and what is written down."""
+
+import csv
+import json
+import subprocess
+import sys
+
+import nibabel
+import numpy as np
+import pytest
+from PIL import Image as Picture
+
+from vesalius.core.errors import DatasetError, GeometryError, InputError, LabelError, OutputError, UnreadableFile
+from vesalius.metrics.summary import EmptyPolicy
+from vesalius.pipeline.evaluate import evaluate
+
+NAMES = {1: "anterior", 2: "posterior"}
+
+
+def volume(shift=0, values=(1, 2)):
+    array = np.zeros((16, 14, 12), np.uint8)
+    array[3:8, 3 + shift : 9 + shift, 3:8] = values[0]
+    array[9:14, 3 + shift : 9 + shift, 3:8] = values[1]
+    return array
+
+
+def put(path, array, spacing=(1.0, 1.0, 2.0)):
+    """A NIfTI volume (x, y, z) or a PNG picture (y, x)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".png":
+        Picture.fromarray(array).save(path)
+    else:
+        nibabel.save(nibabel.Nifti1Image(array, np.diag([*spacing, 1.0])), path)
+    return path
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Six references, and predictions moved by 0, 1, 2 voxels."""
+    for i in range(6):
+        put(tmp_path / "ref" / f"case_{i}.nii.gz", volume())
+        put(tmp_path / "pred" / f"case_{i}.nii.gz", volume(shift=i % 3))
+    return tmp_path / "pred", tmp_path / "ref"
+
+
+def test_cases_are_paired_by_stem_whatever_the_format(tmp_path):
+    picture = volume()[:, :, 5]
+    put(tmp_path / "ref" / "a.png", picture)
+    (tmp_path / "pred").mkdir()
+    Picture.fromarray(np.roll(picture, 1, 0)).save(tmp_path / "pred" / "a.tif")
+    evaluation = evaluate(tmp_path / "pred", tmp_path / "ref", labels=NAMES)
+    assert evaluation.exit_code == 0 and 0.5 < evaluation.summary["anterior"]["dice"]["mean"] < 1
+
+
+def test_means_intervals_and_cases_agree(folders):
+    seen = []
+    evaluation = evaluate(*folders, labels=NAMES, progress=lambda *told: seen.append(told))
+    dice = [case.scores["anterior"].metrics["dice"] for case in evaluation.cases]
+    found = evaluation.summary["anterior"]["dice"]
+    assert dice == pytest.approx([1, 5 / 6, 4 / 6] * 2)
+    assert found["mean"] == pytest.approx(np.mean(dice)) and found["low"] < found["mean"] < found["high"]
+    assert evaluation.summary["posterior"]["hd95_mm"]["mean"] == pytest.approx(1.0)
+    assert evaluation.overall["dice"]["mean"] == pytest.approx(np.mean(dice))
+    assert seen[0] == (1, 6, "case_0") and seen[-1] == (6, 6, "case_5")
+
+
+def test_a_missing_prediction_scores_as_an_empty_one(folders):
+    pred, ref = folders
+    whole = evaluate(pred, ref).summary["1"]["dice"]["mean"]
+    (pred / "case_0.nii.gz").unlink()
+    put(pred / "other.nii.gz", volume())
+    evaluation = evaluate(pred, ref)
+    assert evaluation.missing == ("case_0",) and evaluation.exit_code == 1 and evaluation.extra == ("other",)
+    assert evaluation.cases[0].scores["1"].metrics["dice"] == 0
+    assert evaluation.summary["1"]["dice"]["mean"] == pytest.approx(whole - 1 / 6)
+    assert evaluation.empty["1"] == {"both": 0, "pred": 1, "ref": 0}
+    assert any("1 in the prediction only" in line for line in evaluation.describe())
+
+
+def test_a_case_that_fails_is_listed_and_the_rest_is_done(folders):
+    pred, ref = folders
+    put(pred / "case_1.nii.gz", volume()[1:])
+    (pred / "case_2.nii.gz").write_bytes(b"no image")
+    put(pred / "case_3.nii.gz", volume(values=(1, 7)))
+    evaluation = evaluate(pred, ref, labels=NAMES)
+    assert list(evaluation.failed) == ["case_1", "case_2", "case_3"] and evaluation.exit_code == 1
+    assert "shape" in evaluation.failed["case_1"] and "7" in evaluation.failed["case_3"]
+    assert evaluation.summary["anterior"]["dice"]["cases"] == 3
+
+
+def test_a_single_pair_that_fails_is_an_error(tmp_path):
+    ref = put(tmp_path / "ref.nii.gz", volume())
+    assert evaluate(put(tmp_path / "good.nii.gz", volume()), ref).summary["2"]["dice"]["mean"] == 1
+    with pytest.raises(GeometryError, match="shape"):
+        evaluate(put(tmp_path / "short.nii.gz", volume()[1:]), ref)
+    with pytest.raises(GeometryError, match="spacing"):
+        evaluate(put(tmp_path / "wide.nii.gz", volume(), (2.0, 2.0, 2.0)), ref)
+    with pytest.raises(LabelError, match=": 5"):
+        evaluate(put(tmp_path / "new.nii.gz", volume(values=(1, 5))), ref)
+    with pytest.raises(UnreadableFile):
+        evaluate(tmp_path / "absent.nii.gz", ref)
+
+
+def test_folders_that_do_not_fit_are_errors(folders, tmp_path):
+    pred, ref = folders
+    with pytest.raises(DatasetError, match="folder"):
+        evaluate(pred / "case_0.nii.gz", ref)
+    with pytest.raises(DatasetError, match="stem"):
+        evaluate(put(tmp_path / "elsewhere" / "x.nii.gz", volume()).parent, ref)
+    with pytest.raises(InputError):
+        evaluate(tmp_path / "nowhere", ref)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DatasetError):
+        evaluate(tmp_path / "empty", ref)
+    put(ref / "case_0.nii", volume())
+    with pytest.raises(DatasetError, match="case_0"):
+        evaluate(pred, ref)
+    with pytest.raises(InputError, match="tolerance"):
+        evaluate(pred, pred, nsd_tolerance_mm=-1.0)
+
+
+def test_masks_of_0_and_255_mean_class_1_and_that_is_said(tmp_path):
+    for i in range(3):
+        picture = (volume(shift=i)[:, :, 5] > 0).astype(np.uint8)
+        put(tmp_path / "ref" / f"{i}.png", picture * 255)
+        put(tmp_path / "pred" / f"{i}.png", picture if i else picture * 255)
+    evaluation = evaluate(tmp_path / "pred", tmp_path / "ref")
+    assert list(evaluation.summary) == ["1"] and evaluation.summary["1"]["dice"]["mean"] == 1
+    assert any("read as 0 and 1 (3 cases)" in line for line in evaluation.describe())
+    meant = evaluate(tmp_path / "ref", tmp_path / "ref", labels={255: "cell"})
+    assert meant.summary["cell"]["dice"]["mean"] == 1 and not any("255" in line for line in meant.describe())
+
+
+def test_255_beside_other_values_is_a_label_like_any_other(tmp_path):
+    put(tmp_path / "ref" / "a.png", volume(values=(1, 255))[:, :, 5])
+    put(tmp_path / "ref" / "b.png", volume(values=(255, 255))[:, :, 5])
+    assert list(evaluate(tmp_path / "ref", tmp_path / "ref").summary) == ["1", "255"]
+
+
+def test_without_spacing_distances_are_pixels_and_nsd_needs_its_own_tolerance(tmp_path):
+    for i in range(2):
+        put(tmp_path / "ref" / f"{i}.png", volume()[:, :, 5])
+        put(tmp_path / "pred" / f"{i}.png", volume(shift=1)[:, :, 5])
+    plain = evaluate(tmp_path / "pred", tmp_path / "ref", nsd_tolerance_mm=2.0)
+    assert "hd95_px" in plain.metrics and not any("mm" in name or name.startswith("nsd") for name in plain.metrics)
+    assert any("no spacing" in line for line in plain.describe())
+    given = evaluate(tmp_path / "pred", tmp_path / "ref", nsd_tolerance_px=1.0)
+    assert given.summary["1"]["nsd_px"]["mean"] == 1
+
+
+def test_intervals_are_clustered_by_the_patients_of_cases_csv(folders, tmp_path):
+    pred, ref = folders
+    alone = evaluate(pred, ref)
+    assert {case.pair.patient for case in alone.cases} == {f"case_{i}" for i in range(6)}
+    assert any("own patient" in line for line in alone.describe())
+    rows = "case,patient\n" + "".join(f"case_{i},p{i % 3}\n" for i in range(6))
+    (ref / "cases.csv").write_text(rows)
+    clustered = evaluate(pred, ref)
+    assert clustered.summary["1"]["dice"]["patients"] == 3
+    assert clustered.summary["1"]["dice"]["low"] != alone.summary["1"]["dice"]["low"]
+    table = tmp_path / "some.csv"
+    table.write_text("case,patient\ncase_0,p0\n")
+    with pytest.raises(DatasetError, match="5 cases have no patient"):
+        evaluate(pred, ref, patients=table)
+    table.write_text("name,who\ncase_0,p0\n")
+    with pytest.raises(DatasetError, match="columns case and patient"):
+        evaluate(pred, ref, patients=table)
+
+
+def test_objects_have_their_own_metrics(tmp_path):
+    put(tmp_path / "ref" / "a.png", volume()[:, :, 5])
+    put(tmp_path / "pred" / "a.png", volume(values=(2, 0))[:, :, 5])
+    metrics = evaluate(tmp_path / "pred", tmp_path / "ref", instances=True).summary["objects"]
+    assert metrics["f1"]["mean"] == pytest.approx(2 / 3) and metrics["pq"]["mean"] == pytest.approx(2 / 3)
+    assert metrics["aji"]["mean"] == pytest.approx(30 / 60)
+
+
+def test_the_policy_is_printed_and_obeyed(folders):
+    pred, ref = folders
+    put(pred / "case_0.nii.gz", volume(values=(1, 0)))
+    put(ref / "case_0.nii.gz", volume(values=(1, 0)))
+    default = evaluate(pred, ref, labels=NAMES)
+    assert default.summary["posterior"]["dice"]["cases"] == 5 and default.summary["posterior"]["dice"]["excluded"] == 1
+    perfect = evaluate(pred, ref, labels=NAMES, policy=EmptyPolicy(both_empty="perfect"))
+    assert perfect.summary["posterior"]["dice"]["cases"] == 6
+    assert EmptyPolicy(both_empty="perfect").describe() in perfect.describe()
+
+
+def test_json_holds_the_cases_and_the_summary_and_no_nan(folders, tmp_path):
+    pred, ref = folders
+    put(ref / "case_0.nii.gz", volume(values=(1, 0)))
+    put(pred / "case_0.nii.gz", volume(values=(1, 0)))
+    (pred / "case_1.nii.gz").unlink()
+    path = evaluate(pred, ref, labels=NAMES).to_json(tmp_path / "out" / "summary.json")
+    record = json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert {"mean", "low", "high"} <= record["summary"]["anterior"]["dice"].keys()
+    assert record["missing"] == ["case_1"] and record["nsd_tolerance_mm"] == 1.0 and "text" in record["policy"]
+    assert record["cases"][0]["scores"]["posterior"]["dice"] is None
+    assert [case["status"] for case in record["cases"]].count("missing") == 1
+
+
+def test_csv_has_a_row_for_every_case_and_label(folders, tmp_path):
+    pred, ref = folders
+    put(pred / "case_5.nii.gz", volume()[1:])
+    path = evaluate(pred, ref, labels=NAMES).to_csv(tmp_path / "cases.csv")
+    with open(path, newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["case"], row["label"]) for row in rows][:2] == [("case_0", "anterior"), ("case_0", "posterior")]
+    assert len(rows) == 11 and rows[-1]["status"] == "failed" and "shape" in rows[-1]["problem"]
+    assert float(rows[2]["dice"]) == pytest.approx(5 / 6)
+
+
+def test_the_page_pictures_the_worst_cases_first_and_escapes_names(folders, tmp_path):
+    pred, ref = folders
+    put(pred / "<b>.nii.gz", volume(shift=3))
+    put(ref / "<b>.nii.gz", volume())
+    for path in ref.iterdir():
+        put(tmp_path / "images" / path.name.replace(".nii.gz", "_0000.nii.gz"), np.random.default_rng(0).random((16, 14, 12)))
+    (pred / "case_0.nii.gz").unlink()
+    evaluation = evaluate(pred, ref, labels=NAMES)
+    assert [case.pair.name for case in evaluation.worst(3)] == ["<b>", "case_2", "case_5"]
+    text = evaluation.to_html(tmp_path / "report.html", images=tmp_path / "images").read_text()
+    assert text.count("<img") == 6 and "&lt;b&gt;" in text and "<b>" not in text
+    assert "http" not in text.replace("http-equiv", "") and "case_0" in text and "no image of this name" not in text
+
+
+def test_what_cannot_be_written_leaves_nothing_behind(folders, tmp_path):
+    evaluation = evaluate(*folders)
+    (tmp_path / "file").write_text("")
+    for write in (evaluation.to_json, evaluation.to_csv, evaluation.to_html):
+        with pytest.raises(OutputError):
+            write(tmp_path / "file" / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "pred", "ref"]
+
+
+def test_evaluation_needs_no_torch():
+    import subprocess
+
+    code = "import sys, vesalius.pipeline.evaluate, vesalius.pipeline.scorecard; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
