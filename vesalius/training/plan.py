@@ -191,6 +191,8 @@ def network(model: str, patch: Shape3, found: Fingerprint, outputs: int, recipe:
         config |= {"widths": WIDTHS[dims][: len(pools) + 1], "pools": pools if depth == len(pools) + 1 else ()}
         if dims == 3 and "widths" not in recipe.model:  # full resolution is the dearest level: one convolution each way
             config |= {"convs": (1, *[2] * len(pools)), "decoder_convs": (1, *[2] * (len(pools) - 1))}
+        # a bias in front of an instance or batch norm is subtracted again: its gradient is rounding, which AdamW would follow
+        config["conv_bias"] = recipe.model.get("norm", "instance") not in ("instance", "batch")
         config["deep_supervision"] = "training" if recipe.deep_supervision and depth > 2 else "no"
     return plain(make_config(entry(model).config, {**config, **recipe.model}))
 

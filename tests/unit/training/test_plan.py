@@ -103,3 +103,9 @@ def test_a_spoilt_plan_says_where(tmp_path, volume_set, change, says):
     (tmp_path / "plan.toml").write_text(text.replace(change, change.replace("=", '= "x" #'), 1))
     with pytest.raises(DatasetError, match=says):
         read_plan(tmp_path / "plan.toml")
+
+
+@pytest.mark.parametrize("norm, bias", [("instance", False), ("batch", False), ("group", True), ("none", True)])
+def test_no_bias_stands_in_front_of_a_norm_that_removes_it(volume_set, norm, bias):
+    config = plan_of(open_dataset(volume_set), Recipe(model={"norm": norm})).task.model.config
+    assert config["conv_bias"] is bias
