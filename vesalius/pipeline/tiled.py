@@ -11,7 +11,8 @@ volume of weights nor a division afterwards is needed.
 
 Pictures are volumes of one plane; 2D models walk through a volume plane by plane. Models of valid convolutions
 give less than they see (Ronneberger et al. 2015, overlap-tile): their tiles step by what they give, and what they see
-beyond the border is mirrored. An image smaller than a patch is padded with zeros on both sides.
+beyond the border is mirrored. For an image smaller than a patch the tile shrinks to the next size that the network
+takes; what is still missing is made up as in training, pictures mirrored, volumes with zeros.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ class TilePlan:
     starts: tuple[tuple[int, ...], ...]  # first voxel of what the tiles give, per axis, on the padded lattice
     padded: Shape
     before: Shape  # padding in front, per axis
+    mirrored: bool  # what lies beyond the border: the image mirrored, or zeros
     batch: int
     slab: int  # planes that leave together
     dtype: torch.dtype  # of the held planes
@@ -94,6 +96,7 @@ def plan_tiles(
     patch = tuple(int(n) for n in patch)
     if len(size) != 3 or len(patch) != 3:
         raise ShapeError(f"tiles need an array (C, Z, Y, X) and a patch (Z, Y, X), not {tuple(shape)} and {patch}")
+    patch = _shrunk(models[0], patch, tuple(size))
     gives = _gives(models[0], patch)
     padded = tuple(max(n, p) for n, p in zip(size, gives, strict=True))
     walk = tuple(tuple(starts(n, p, overlap)) for n, p in zip(padded, gives, strict=True))
@@ -115,7 +118,8 @@ def plan_tiles(
             fix="allow more memory with --max-ram",
         )
     before = tuple((p - n) // 2 for p, n in zip(padded, size, strict=True))
-    return TilePlan(patch, gives, walk, padded, before, count, slab, dtype, bf16, bytes_)
+    mirrored = gives != patch or _dims(models[0]) == 2
+    return TilePlan(patch, gives, walk, padded, before, mirrored, count, slab, dtype, bf16, bytes_)
 
 
 def use_bf16(precision: Precision, device: torch.device) -> bool:
@@ -139,6 +143,16 @@ def device_of(model: nn.Module) -> torch.device:
 
 def _dims(model: nn.Module) -> int:
     return int(model.dims)  # type: ignore[arg-type]
+
+
+def _shrunk(model: nn.Module, patch: Shape, size: Shape) -> Shape:
+    """`patch`, no larger along any axis than the image needs: a wide empty border would change what norms and context see."""
+    if _gives(model, patch) != patch or not hasattr(model, "divisor"):
+        return patch
+    front = (1,) if _dims(model) == 2 else ()
+    steps, least = (*front, *model.divisor), (*front, *model.smallest)  # type: ignore[misc]
+    rounded = (max(-(-n // step) * step, low) for n, step, low in zip(size, steps, least, strict=True))
+    return tuple(min(p, n) for p, n in zip(patch, rounded, strict=True))
 
 
 def _gives(model: nn.Module, patch: Shape) -> Shape:
@@ -202,7 +216,7 @@ def _curves(size: int, patch: int, walk: Sequence[int]) -> dict[int, torch.Tenso
 
 def _cut(array: np.ndarray, tile: Shape, plan: TilePlan) -> np.ndarray:
     """What the model sees (C, *patch) float32 for the tile that gives from `tile` on."""
-    if plan.gives != plan.patch:  # overlap-tile: mirrored beyond the border
+    if plan.mirrored:
         index = [
             _mirrored(np.arange(start - before - (p - g) // 2, start - before - (p - g) // 2 + p), n)
             for start, before, p, g, n in zip(tile, plan.before, plan.patch, plan.gives, array.shape[1:], strict=True)
