@@ -73,7 +73,8 @@ def test_a_killed_run_resumes_to_the_same_bits(tmp_path):
 
 
 def test_two_processes_train_the_same_model(tmp_path):
-    data, file = volumes(tmp_path / "data"), recipe(tmp_path / "tiny.toml", [8, 16, 16], lr="3e-3")
+    data, file = volumes(tmp_path / "data"), recipe(tmp_path / "tiny.toml", [8, 16, 16], lr="1e-2", optimiser='"sgd"', momentum="0.9")
+    # plain SGD: Adam divides a gradient that is all rounding (a bias in front of a norm) by its own size
     file.write_text(file.read_text().replace("dropout = 0.1", "dropout = 0.0"))  # dropout draws per process
     one, two = tmp_path / "one", tmp_path / "two"
     finish(start(data, one, file, "no", 20))
@@ -90,7 +91,7 @@ def test_two_processes_train_the_same_model(tmp_path):
     states = [torch.load(run / "checkpoint.pt", weights_only=True) for run in (one, two)]
     assert [state["step"] for state in states] == [20, 20]
     worst = max(float((states[0]["model"][n] - states[1]["model"][n]).abs().max()) for n in states[0]["model"])
-    assert worst < 1e-4
+    assert worst < 1e-4, worst
     moved = max(float((weights(one)[n] - states[0]["average"][n]).abs().max()) for n in states[0]["average"])
     assert moved == 0  # what is kept is the average
 
