@@ -73,7 +73,8 @@ def test_a_killed_run_resumes_to_the_same_bits(tmp_path):
 
 
 def test_two_processes_train_the_same_model(tmp_path):
-    data, file = volumes(tmp_path / "data"), recipe(tmp_path / "tiny.toml", [8, 16, 16], lr="1e-2", optimiser='"sgd"', momentum="0.9")
+    data, sgd = volumes(tmp_path / "data"), {"lr": "1e-2", "optimiser": '"sgd"', "momentum": "0.9"}
+    file = recipe(tmp_path / "tiny.toml", [8, 16, 16], **sgd)
     # plain SGD: Adam divides a gradient that is all rounding (a bias in front of a norm) by its own size
     file.write_text(file.read_text().replace("dropout = 0.1", "dropout = 0.0"))  # dropout draws per process
     one, two = tmp_path / "one", tmp_path / "two"

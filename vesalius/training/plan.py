@@ -184,7 +184,6 @@ def network(model: str, patch: Shape3, found: Fingerprint, outputs: int, recipe:
     dims = found.dims
     config: dict[str, Any] = {"in_channels": found.channels, "classes": outputs, "dims": dims}
     if model == "unet":
-        config["conv_bias"] = recipe.model.get("norm") == "none"  # a norm takes away what a bias adds
         pools = choose_pools(
             patch[3 - dims :], (recipe.spacing_mm or found.median_spacing or (1.0, 1.0, 1.0))[3 - dims :], len(WIDTHS[dims]) - 1
         )

@@ -234,7 +234,6 @@ def test_what_cannot_be_written_leaves_nothing_behind(folders, tmp_path):
 
 
 def test_evaluation_needs_no_torch():
-    import subprocess
 
     code = "import sys, vesalius.pipeline.evaluate, vesalius.pipeline.scorecard; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
