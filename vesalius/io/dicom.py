@@ -331,7 +331,7 @@ def _decoded(file: Path, header: Any) -> Iterator[np.ndarray]:
                 raise
             syntax = pydicom.dcmread(file, stop_before_pixels=True).file_meta.TransferSyntaxUID.name
             raise UnreadableFile(f"pixels compressed as {syntax} need a decoder that is not installed",
-                                 file=file, fix="pip install 'vesalius[jpeg]'") from error  # fmt: skip
+                                 file=file, fix="install it with: pip install 'vesalius[jpeg]'") from error  # fmt: skip
 
 
 def _is_palette(header: Any) -> bool:

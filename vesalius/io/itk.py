@@ -93,5 +93,6 @@ def _sitk() -> Any:
     try:
         import SimpleITK
     except ImportError as error:
-        raise InputError("NRRD and MHA need SimpleITK, which is not installed", fix="pip install 'vesalius[itk]'") from error
+        fix = "install it with: pip install 'vesalius[itk]'"
+        raise InputError("NRRD and MHA need SimpleITK, which is not installed", fix=fix) from error
     return SimpleITK

@@ -23,16 +23,16 @@ from .decoding import Peek, decoding, native, rgb_names, without_alpha
 
 MAP_ABOVE = 2**28  # bytes: an uncompressed TIFF above this is mapped, not read
 MM_PER_UNIT = {"m": 1e3, "cm": 10.0, "mm": 1.0, "µm": 1e-3, "μm": 1e-3, "um": 1e-3, "micron": 1e-3, "microns": 1e-3}
-MM_PER_UNIT |= {"\\u00B5m": 1e-3, "micrometer": 1e-3, "nm": 1e-6, "pm": 1e-9, "inch": 25.4}
+MM_PER_UNIT |= {"\\u00B5m": 1e-3, "\\u00b5m": 1e-3, "micrometer": 1e-3, "nm": 1e-6, "pm": 1e-9, "inch": 25.4}
 EXIF_ORIENTATION = 0x0112
-DEEP_COLOURS = {2: "RGB", 4: "grey with alpha", 6: "RGBA"}  # PNG colour types that Pillow would cut to 8 bit
+DEEP_COLOURS = {2: 3, 4: 1, 6: 3}  # PNG colour types that Pillow would cut to 8 bit: RGB, grey with alpha, RGBA -> channels
 
 
 def read_picture(path: Path, name: str, format: str, *, as_labels: bool = False) -> Image:
     """A PNG, JPEG or BMP as (C, 1, Y, X); `as_labels` keeps palette indices. Raises UnreadableFile, ChannelError."""
     notes: list[str] = []
     with decoding(path, format.upper()):
-        if format == "png" and _deep_colour(path):
+        if format == "png" and _deep_channels(path):
             array = _deep_png(path)
         else:
             with Pillow.open(path) as picture:
@@ -52,7 +52,8 @@ def peek_picture(path: Path, format: str) -> Peek:
     """Size and channels without decoding a pixel; raises UnreadableFile."""
     with decoding(path, format.upper()), Pillow.open(path) as picture:
         grey = picture.mode in ("1", "L", "LA", "F") or picture.mode.startswith("I")
-        return Peek(Grid((1, picture.height, picture.width), None, 2), 1 if grey else 3)
+        channels = (_deep_channels(path) if format == "png" else None) or (1 if grey else 3)
+        return Peek(Grid((1, picture.height, picture.width), None, 2), channels)
 
 
 def read_tiff(path: Path, name: str, *, as_labels: bool = False) -> Image:
@@ -134,11 +135,11 @@ def _pixels(picture: Pillow.Image, notes: list[str], as_labels: bool) -> np.ndar
     raise ChannelError(f"pictures of mode {mode} are not read", fix="save it as grey or RGB")
 
 
-def _deep_colour(path: Path) -> bool:
-    """Whether the PNG's header (IHDR: depth, colour type) says 16 bit with colour or alpha."""
+def _deep_channels(path: Path) -> int | None:
+    """Channels without alpha if the PNG's header (IHDR: depth, colour type) says 16 bit with colour or alpha, else None."""
     with open(path, "rb") as file:
         head = file.read(26)
-    return len(head) == 26 and head[24] == 16 and head[25] in DEEP_COLOURS
+    return DEEP_COLOURS.get(head[25]) if len(head) == 26 and head[24] == 16 else None
 
 
 def _deep_png(path: Path) -> np.ndarray:
@@ -193,7 +194,7 @@ def _colours(array: np.ndarray, page: Any, notes: list[str], as_labels: bool) ->
         array = array.astype(np.uint8) * np.uint8(1 if as_labels else 255)
     if photometric == 3 and not as_labels and page.colormap is not None:
         notes.append("palette colours were expanded to RGB")
-        table = page.colormap  # (3, 2**bits), 16 bit
+        table = (page.colormap >> 8).astype(np.uint8)  # (3, 2**bits); TIFF writes 8-bit colours as 16
         return np.stack([table[c][array[0]] for c in range(3)])
     if photometric == 0 and not as_labels and array.dtype.kind == "u":
         notes.append("white was stored as zero; grey values are inverted")

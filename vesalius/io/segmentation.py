@@ -116,7 +116,7 @@ def _numbers(segmentation: Any, like: Image | None, file: Path) -> tuple[np.ndar
     affine = np.array(volume.affine, dtype=np.float64)  # columns already follow slice, row, column
     affine[:2] *= -1  # LPS -> RAS
     array = np.asarray(volume.array)
-    if np.linalg.det(affine[:3, :3]) < 0:  # slices along row x column, as `dicom` sorts them
+    if np.linalg.det(affine[:3, :3]) > 0:  # turned to run along row x column, as `dicom` sorts slices
         affine[:3, 3] += affine[:3, 0] * (len(array) - 1)
         affine[:3, 0] *= -1
         array = array[::-1]

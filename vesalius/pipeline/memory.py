@@ -1,8 +1,7 @@
-"""What a network will hold at once, counted without running it.
+"""What a network will hold at once: counted on a small tile, since the maps of a network grow with its tile.
 
-The forward pass runs on PyTorch's meta device, where tensors have shapes and no memory, and every storage is
-counted from its birth to its end. That is the exact peak of live tensors; what the convolution library
-reorders and pads comes on top, measured at about a fifth.
+Whatever enters or leaves a module is counted from its birth to its end; what a layer needs inside, and what the convolution
+library reorders, comes on top. (PyTorch's meta device would count a full tile, but takes a second to import.)
 """
 
 from __future__ import annotations
@@ -10,14 +9,14 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
-from torch.func import functional_call
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
 from ..core.errors import InputError
 from ..core.image import Image
@@ -26,20 +25,30 @@ from ..transforms.restore import Restore
 WORKSPACE = 1.25  # oneDNN's own copies, on top of live tensors; benchmarks/inference.py measures it
 
 
-class _LiveBytes(TorchDispatchMode):
-    """Sums the bytes of storages alive, and keeps the peak."""
+class _LiveBytes:
+    """Sums the bytes of the storages alive, and keeps the peak; while it is entered it sees what modules take and give."""
 
     def __init__(self) -> None:
-        super().__init__()
         self.now = self.peak = 0
         self.seen: set[int] = set()
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-        result = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(result):
-            if isinstance(tensor, torch.Tensor):
-                self._count(tensor.untyped_storage())
-        return result
+    def __enter__(self) -> _LiveBytes:
+        self.hooks = (
+            register_module_forward_pre_hook(lambda module, given: self._look(given)),
+            register_module_forward_hook(lambda module, given, result: self._look(result)),
+        )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for hook in self.hooks:
+            hook.remove()
+
+    def _look(self, found: Any) -> None:
+        if isinstance(found, torch.Tensor):
+            self._count(found.untyped_storage())
+        elif isinstance(found, tuple | list):
+            for each in found:
+                self._look(each)
 
     def _count(self, storage: torch.UntypedStorage) -> None:
         key, size = storage._cdata, storage.nbytes()
@@ -57,18 +66,30 @@ class _LiveBytes(TorchDispatchMode):
 
 @torch.inference_mode()
 def activation_bytes(model: nn.Module, shape: Sequence[int], *, dims: int, bf16: bool) -> tuple[int, int]:
-    """Classes K, and the peak bytes of a forward pass with one tile of `shape` (C, Z, Y, X).
+    """Classes K, and the peak bytes of a forward pass with one tile of `shape` (C, Z, Y, X), which the model must take.
 
-    Raises what the model raises for a size it cannot take (ShapeError).
+    Measured on `_probe`'s smaller tile, in milliseconds, and scaled by the voxels.
     """
-    dtype = torch.bfloat16 if bf16 else torch.float32
-    state = {name: t.detach().to("meta", dtype if t.is_floating_point() else t.dtype) for name, t in model.state_dict().items()}
     channels, *size = shape
-    x = torch.empty((1, channels, *size[3 - dims :]), dtype=dtype, device="meta")
-    with _LiveBytes() as live:
-        classes = functional_call(model, state, (x,)).main.shape[1]
+    probe = _probe(model, tuple(size[3 - dims :]))
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    casting = torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext()
+    layout = torch.channels_last if dims == 2 else torch.channels_last_3d
+    with _LiveBytes() as live, casting:
+        x = torch.zeros((1, channels, *probe), device=device).contiguous(memory_format=layout)
+        classes = model(x).main.shape[1]
+    held = live.peak * math.prod(size[3 - dims :]) / math.prod(probe)
     ends = 4 * math.prod(size) * (channels + 2 * classes)  # the tile as read, and its scores in float32, twice while averaged
-    return classes, int(WORKSPACE * live.peak) + ends
+    return classes, int(WORKSPACE * held) + ends
+
+
+def _probe(model: nn.Module, patch: tuple[int, ...]) -> tuple[int, ...]:
+    """A small tile that the network takes, or `patch` itself where the network does not tell."""
+    if not hasattr(model, "nearest_size"):
+        return patch
+    wanted = tuple(max(2 * step, least) for step, least in zip(model.divisor, model.smallest, strict=True))  # type: ignore[arg-type]
+    small: tuple[int, ...] = model.nearest_size(wanted)  # type: ignore[assignment]
+    return small if math.prod(small) < math.prod(patch) else patch
 
 
 def readable(size: float) -> str:

@@ -216,18 +216,15 @@ def _curves(size: int, patch: int, walk: Sequence[int]) -> dict[int, torch.Tenso
 
 def _cut(array: np.ndarray, tile: Shape, plan: TilePlan) -> np.ndarray:
     """What the model sees (C, *patch) float32 for the tile that gives from `tile` on."""
-    if plan.mirrored:
-        index = [
-            _mirrored(np.arange(start - before - (p - g) // 2, start - before - (p - g) // 2 + p), n)
-            for start, before, p, g, n in zip(tile, plan.before, plan.patch, plan.gives, array.shape[1:], strict=True)
-        ]
-        z, y, x = np.ix_(*index)
-        return np.ascontiguousarray(array[:, z, y, x], dtype=np.float32)
-    low = [start - before for start, before in zip(tile, plan.before, strict=True)]
+    low = [s - b - (p - g) // 2 for s, b, p, g in zip(tile, plan.before, plan.patch, plan.gives, strict=True)]
     inside = tuple(slice(max(a, 0), min(a + p, n)) for a, p, n in zip(low, plan.patch, array.shape[1:], strict=True))
     part = array[(slice(None), *inside)]
     if part.shape[1:] == plan.patch:
         return np.ascontiguousarray(part, dtype=np.float32)
+    if plan.mirrored:
+        index = (_mirrored(np.arange(a, a + p), n) for a, p, n in zip(low, plan.patch, array.shape[1:], strict=True))
+        z, y, x = np.ix_(*index)
+        return np.ascontiguousarray(array[:, z, y, x], dtype=np.float32)
     whole = np.zeros((len(array), *plan.patch), np.float32)
     whole[(slice(None), *(slice(s.start - a, s.stop - a) for s, a in zip(inside, low, strict=True)))] = part
     return whole

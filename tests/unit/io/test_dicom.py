@@ -1,0 +1,273 @@
+"""DICOM: slices sort by where they lie, values are real ones, and nothing that is said names a patient."""
+
+import numpy as np
+import pydicom
+import pytest
+from dicom_slices import COLUMN, NORMAL, ROW, Series, save
+from pydicom.data import get_testdata_file
+from pydicom.uid import JPEG2000Lossless, JPEGLosslessSV1, RLELossless
+
+from vesalius.core.errors import GeometryError, InputError, UnknownName, UnreadableFile
+from vesalius.io.files import case_name, find_inputs, peek, read
+
+FLIP = np.diag([-1.0, -1, 1, 1])  # LPS -> RAS
+
+
+@pytest.fixture
+def ct():
+    return Series("CT")
+
+
+def test_slices_sort_by_position_whatever_files_and_instance_numbers_say(tmp_path, ct):
+    order = [10.0, 2.5, 7.5, 0.0, 5.0]
+    values = ct.stack(tmp_path / "study", order)
+    image = read(tmp_path / "study")
+    np.testing.assert_array_equal(image.array[0], values[np.argsort(order)].astype(int) - 1024)
+    assert image.units == "HU" and image.array.dtype.kind == "i" and image.channels == ("CT",) and image.notes == ()
+    assert peek(tmp_path / "study").grid.same_as(image.grid)
+
+
+def test_the_affine_is_that_of_the_patient_in_ras(tmp_path, ct):
+    ct.stack(tmp_path / "study", [0, 2.5, 5])
+    grid = read(tmp_path / "study").grid
+    expected = np.eye(4)
+    expected[:3, :3] = np.stack([NORMAL * 2.5, COLUMN * 0.5, ROW * 0.75], axis=1)  # columns z, y, x; not the thickness of 99
+    expected[:3, 3] = [-20, 10, 30]
+    np.testing.assert_allclose(grid.affine, FLIP @ expected, atol=1e-6)
+    np.testing.assert_allclose(grid.spacing, (2.5, 0.5, 0.75))
+
+
+def test_a_tilted_gantry_keeps_its_shear(tmp_path, ct):
+    (tmp_path / "study").mkdir()
+    tilt = np.array([0, 0.4, 0])
+    for i in range(4):
+        one = ct.slice(np.full((4, 5), i, np.uint16), 2.0 * i)
+        one.ImagePositionPatient = list(np.array([0.0, 0, 0]) + i * (2.0 * NORMAL + tilt))
+        save(one, tmp_path / "study" / f"{i}.dcm")
+    affine = read(tmp_path / "study").grid.affine
+    np.testing.assert_allclose(affine[:3, 0], (2.0 * NORMAL + tilt) * [-1, -1, 1], atol=1e-6)
+
+
+def test_the_real_brain_lies_where_its_own_header_says(shared_data):
+    image = read(shared_data / "dicom_brain" / "12-T1post-05670")
+    assert image.array.shape == (1, 22, 512, 512) and image.channels == ("MR",) and image.units is None
+    for file in list((shared_data / "dicom_brain" / "12-T1post-05670").iterdir())[::5]:
+        one = pydicom.dcmread(file)
+        there = np.array([*one.ImagePositionPatient, 1.0]) @ FLIP
+        z = (np.linalg.inv(image.grid.affine) @ there)[:3]
+        np.testing.assert_allclose(z[1:], 0, atol=0.02)
+        np.testing.assert_array_equal(image.array[0, round(z[0])], one.pixel_array)
+    np.testing.assert_allclose(image.grid.spacing, (6.5, 0.4297, 0.4297), atol=1e-3)
+
+
+def test_several_series_are_listed_until_one_is_chosen(tmp_path):
+    first, second = Series("CT"), Series("MR")
+    a, _ = first.stack(tmp_path / "study" / "a", [0, 1, 2]), second.stack(tmp_path / "study" / "b", [0, 2])
+    with pytest.raises(InputError) as caught:
+        read(tmp_path / "study")
+    for word in (first.uid, second.uid, "CT", "MR", "'thin'", "3 slices", "2 slices", "--series"):
+        assert word in str(caught.value)
+    assert "\n" not in str(caught.value)
+    np.testing.assert_array_equal(read(tmp_path / "study", series=first.uid).array[0], a.astype(int) - 1024)
+    with pytest.raises(UnknownName):
+        read(tmp_path / "study", series="1.2.3")
+    assert find_inputs(tmp_path / "study") == [tmp_path / "study" / "a", tmp_path / "study" / "b"]
+
+
+def test_localizers_and_reports_are_left_out_and_that_is_said(tmp_path, ct):
+    ct.stack(tmp_path / "study", [0, 1, 2])
+    scout = Series("CT").slice(np.zeros((9, 9), np.uint16), ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    save(scout, tmp_path / "study" / "scout")
+    report = Series("SR").slice(np.zeros((2, 2), np.uint16))
+    for field in ("Rows", "Columns", "PixelData", "BitsAllocated", "BitsStored", "HighBit"):
+        delattr(report, field)
+    save(report, tmp_path / "study" / "report.dcm")
+    (tmp_path / "study" / "README.txt").write_text("notes")
+    (tmp_path / "study" / ".DS_Store").write_bytes(b"\0" * 300)
+    image = read(tmp_path / "study")
+    assert image.array.shape == (1, 3, 6, 7)
+    assert set(image.notes) == {"1 localizers left out", "1 objects that are no images left out"}
+
+
+def test_a_missing_slice_is_reported_in_millimetres(tmp_path, ct):
+    ct.stack(tmp_path / "study", [0, 2, 4, 8, 10])
+    image = read(tmp_path / "study")
+    assert "usually 2.00 mm" in image.notes[0] and "4.00 mm after slice 3" in image.notes[0]
+    assert image.grid.spacing[0] == pytest.approx(2)
+
+
+def test_a_copy_of_a_slice_counts_once_and_another_slice_at_its_place_is_an_error(tmp_path, ct):
+    values = ct.stack(tmp_path / "study", [0, 2, 4])
+    twin = ct.slice(values[1], 2.0)
+    save(twin, tmp_path / "study" / "twin")  # the same pixels under another UID
+    save(pydicom.dcmread(sorted((tmp_path / "study").iterdir())[0]), tmp_path / "study" / "zz")  # the same file again
+    image = read(tmp_path / "study")
+    assert image.array.shape == (1, 3, 6, 7) and image.grid.spacing[0] == pytest.approx(2)
+    assert any("duplicated" in note for note in image.notes) and any("second copies" in note for note in image.notes)
+    twin.PixelData = np.zeros((6, 7), np.uint16).tobytes()
+    save(twin, tmp_path / "study" / "twin")
+    with pytest.raises(GeometryError, match="two different slices"):
+        read(tmp_path / "study")
+
+
+def test_slices_that_form_no_volume_are_refused(tmp_path, ct):
+    ct.stack(tmp_path / "a", [0, 2])
+    save(ct.slice(np.zeros((9, 9), np.uint16), 4.0), tmp_path / "a" / "other")
+    with pytest.raises(GeometryError, match="different sizes"):
+        read(tmp_path / "a")
+    ct.stack(tmp_path / "b", [0, 2])
+    save(ct.slice(np.zeros((6, 7), np.uint16), 4.0, ImageOrientationPatient=[1, 0, 0, 0, 1, 0]), tmp_path / "b" / "other")
+    with pytest.raises(GeometryError, match="different orientations"):
+        read(tmp_path / "b")
+    ct.stack(tmp_path / "c", [0, 2])
+    lost = ct.slice(np.zeros((6, 7), np.uint16), 4.0)
+    del lost.ImagePositionPatient
+    save(lost, tmp_path / "c" / "lost")
+    with pytest.raises(GeometryError, match="1 of 3 slices say no position"):
+        read(tmp_path / "c")
+
+
+def test_a_fractional_slope_gives_float32_and_may_differ_from_slice_to_slice(tmp_path):
+    pet = Series("MR")
+    (tmp_path / "study").mkdir()
+    for i, slope in enumerate([0.5, 0.25]):
+        save(pet.slice(np.full((4, 5), 8, np.uint16), i, RescaleSlope=slope, RescaleIntercept=1), tmp_path / "study" / str(i))
+    image = read(tmp_path / "study")
+    assert image.array.dtype == np.float32
+    np.testing.assert_array_equal(image.array[0, :, 0, 0], [5, 3])
+
+
+def test_a_ct_without_rescale_is_not_called_hounsfield(tmp_path, ct):
+    one = ct.slice(np.ones((4, 5), np.int16))
+    del one.RescaleSlope, one.RescaleIntercept, one.RescaleType
+    image = read(save(one, tmp_path / "one.dcm"))
+    assert image.units is None and "no HU" in image.notes[0] and (image.array == 1).all()
+
+
+def test_one_file_is_a_picture_on_its_plane(tmp_path, ct):
+    image = read(save(ct.slice(np.ones((4, 5), np.uint16)), tmp_path / "IM0001"))
+    assert image.grid.dims == 2 and image.grid.shape == (1, 4, 5) and image.name == "IM0001"
+    np.testing.assert_allclose(image.grid.spacing[1:], (0.5, 0.75))
+    assert case_name(tmp_path / "IM0001") == "IM0001"
+
+
+def test_a_radiograph_stored_in_the_negative_is_turned_and_said(tmp_path):
+    one = Series("CR").slice(np.array([[0, 10], [200, 255]], np.uint8), PhotometricInterpretation="MONOCHROME1")
+    image = read(save(one, tmp_path / "x.dcm"))
+    np.testing.assert_array_equal(image.array[0, 0], [[255, 245], [55, 0]])
+    assert "MONOCHROME1" in image.notes[0]
+
+
+def test_colour_becomes_three_channels(tmp_path):
+    rgb = np.random.default_rng(0).integers(0, 256, (4, 5, 3), dtype=np.uint8)
+    one = Series("US").slice(rgb, SamplesPerPixel=3, PhotometricInterpretation="RGB", PlanarConfiguration=0)
+    for field in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"):
+        delattr(one, field)
+    image = read(save(one, tmp_path / "x.dcm"))
+    np.testing.assert_array_equal(image.array[:, 0], rgb.transpose(2, 0, 1))
+    assert image.channels == ("red", "green", "blue") and image.grid.affine is None and peek(tmp_path / "x.dcm").channels == 3
+
+
+def test_an_enhanced_object_says_its_places_frame_by_frame(tmp_path, ct):
+    values = np.random.default_rng(0).integers(0, 999, (3, 4, 5)).astype(np.uint16)
+    one = ct.slice(values[0])
+    one.SOPClassUID = one.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.2.1"
+    place = one.ImagePositionPatient
+    orientation, spacing = one.ImageOrientationPatient, one.PixelSpacing
+    for field in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "RescaleSlope",
+                  "RescaleIntercept", "RescaleType"):  # fmt: skip
+        delattr(one, field)
+
+    def item(**fields):
+        made = pydicom.Dataset()
+        for name, value in fields.items():
+            setattr(made, name, value)
+        return made
+
+    shared = item(
+        PlaneOrientationSequence=[item(ImageOrientationPatient=orientation)],
+        PixelMeasuresSequence=[item(PixelSpacing=spacing, SliceThickness=99.0)],
+        PixelValueTransformationSequence=[item(RescaleSlope=2, RescaleIntercept=-10, RescaleType="HU")],
+    )
+    heights = [4.0, 0.0, 2.0]
+    one.SharedFunctionalGroupsSequence = [shared]
+    one.PerFrameFunctionalGroupsSequence = [
+        item(PlanePositionSequence=[item(ImagePositionPatient=list(np.array(place) + h * NORMAL))]) for h in heights
+    ]
+    one.NumberOfFrames, one.PixelData = 3, values.tobytes()
+    image = read(save(one, tmp_path / "enhanced.dcm"))
+    np.testing.assert_array_equal(image.array[0], values[np.argsort(heights)].astype(int) * 2 - 10)
+    assert image.units == "HU" and image.grid.spacing[0] == pytest.approx(2)
+
+
+@pytest.mark.parametrize("syntax", [RLELossless, JPEG2000Lossless], ids=["RLE", "JPEG 2000"])
+def test_compressed_slices_hold_the_same_voxels(tmp_path, ct, syntax):
+    values = ct.stack(tmp_path / "study", [0, 2, 4], size=(64, 72))
+    for file in (tmp_path / "study").iterdir():
+        one = pydicom.dcmread(file)
+        one.compress(syntax, generate_instance_uid=False)
+        one.save_as(file)
+    np.testing.assert_array_equal(read(tmp_path / "study").array[0], values.astype(int) - 1024)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["CT_small.dcm", "MR_small.dcm", "JPEG2000.dcm", "MR_small_RLE.dcm", "emri_small.dcm", "693_J2KI.dcm", "US1_J2KR.dcm",
+     "SC_rgb_small_odd.dcm", "SC_rgb_rle.dcm", "MR_small_bigendian.dcm", "color-pl.dcm", "examples_palette.dcm",
+     "JPEG-LL.dcm", "SC_ybr_full_422_uncompressed.dcm", "examples_overlay.dcm"],
+)  # fmt: skip
+def test_files_from_the_field_are_read_as_pydicom_reads_them(name):
+    path = get_testdata_file(name, download=False)
+    if path is None:
+        pytest.skip(f"this pydicom does not carry {name}")
+    one = pydicom.dcmread(path)
+    if one.file_meta.TransferSyntaxUID == JPEGLosslessSV1:
+        pytest.importorskip("libjpeg")
+    image = read(path)
+    rows = (int(one.get("NumberOfFrames", 1)), one.Rows, one.Columns)
+    assert image.array.shape[1:] == rows and len(image.array) in (1, 3)
+    if one.PhotometricInterpretation == "MONOCHROME2" and rows[0] == 1:
+        slope, intercept = float(one.get("RescaleSlope", 1)), float(one.get("RescaleIntercept", 0))
+        np.testing.assert_allclose(image.array[0, 0], one.pixel_array * slope + intercept)
+    assert np.isfinite(image.array).all() and image.array.max() > image.array.min()
+
+
+def test_a_decoder_that_is_missing_is_named_with_its_remedy(tmp_path, ct, monkeypatch):
+    def refuse(*_, **__):
+        raise RuntimeError("Unable to decompress: all plugins are missing dependencies")
+        yield
+
+    monkeypatch.setattr("vesalius.io.dicom.iter_pixels", refuse)
+    with pytest.raises(UnreadableFile, match=r"Explicit VR Little Endian need a decoder.*pip install"):
+        read(save(ct.slice(np.ones((4, 5), np.uint16)), tmp_path / "x.dcm"))
+
+
+@pytest.mark.parametrize("keep", [0.05, 0.4, 0.7, 0.97])
+def test_a_slice_cut_short_is_refused_by_file_and_without_a_patient(tmp_path, ct, keep):
+    ct.stack(tmp_path / "study", [0, 2, 4])
+    broken = sorted((tmp_path / "study").iterdir())[1]
+    broken.rename(broken.with_suffix(".dcm"))
+    broken = broken.with_suffix(".dcm")
+    broken.write_bytes(broken.read_bytes()[: int(broken.stat().st_size * keep)])
+    with pytest.raises(InputError) as caught:
+        read(tmp_path / "study")
+    assert broken.name in str(caught.value) and "SECRET" not in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_neither_errors_nor_notes_nor_names_speak_of_the_patient(tmp_path, ct, caplog):
+    ct.stack(tmp_path / "study", [0, 2, 5])
+    save(Series("MR").slice(np.zeros((6, 7), np.uint16)), tmp_path / "study" / "other")
+    with pytest.raises(InputError) as caught:
+        read(tmp_path / "study")
+    image = read(tmp_path / "study", series=ct.uid)
+    told = f"{caught.value} {image} {image.source} {image.notes} {image.source.header} {caplog.text}"
+    assert "SECRET" not in told and "1970" not in told
+
+
+def test_an_empty_folder_and_one_with_reports_only_are_refused(tmp_path):
+    with pytest.raises(UnreadableFile, match="no DICOM image"):
+        read(tmp_path)
+    with pytest.raises(InputError, match="holds no image"):
+        find_inputs(tmp_path)
+
+

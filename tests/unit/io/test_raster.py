@@ -1,0 +1,270 @@
+"""PNG, JPEG and TIFF: every depth and colour as stored, what was changed is said, what is damaged is refused."""
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image as Pillow
+
+from vesalius.core.errors import ChannelError, LabelError, OutputError, UnreadableFile
+from vesalius.core.image import Grid, Mask
+from vesalius.io.files import peek, read, read_mask, write
+
+RNG = np.random.default_rng(0)
+GREY8 = RNG.integers(0, 256, (6, 7), dtype=np.uint8)
+GREY16 = RNG.integers(0, 65536, (6, 7), dtype=np.uint16)
+RGB8 = RNG.integers(0, 256, (6, 7, 3), dtype=np.uint8)
+RGB16 = RNG.integers(0, 65536, (6, 7, 3), dtype=np.uint16)
+
+
+def opaque(array, alpha=None):
+    top = np.iinfo(array.dtype).max if alpha is None else alpha
+    return np.dstack([array, np.full(array.shape[:2], top, array.dtype)])
+
+
+def png(path, array):
+    import imagecodecs
+
+    path.write_bytes(imagecodecs.png_encode(array))
+    return path
+
+
+def agrees(image, array):
+    """The voxels are the pixels, and the header alone told the same sizes."""
+    expected = array[None, None] if array.ndim == 2 else array.transpose(2, 0, 1)[:, None]
+    np.testing.assert_array_equal(image.array, expected)
+    assert image.array.dtype == array.dtype
+    seen = peek(image.source.path)
+    assert seen.grid.shape == image.grid.shape and seen.channels == len(image.array) and image.grid.dims == 2
+    return True
+
+
+@pytest.mark.parametrize("array", [GREY8, GREY16, RGB8, RGB16], ids=["grey8", "grey16", "rgb8", "rgb16"])
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_pixels_keep_their_depth_and_colours(tmp_path, array, suffix):
+    path = tmp_path / f"a{suffix}"
+    if suffix == ".png":
+        png(path, array)
+    else:
+        tifffile.imwrite(path, array, photometric="rgb" if array.ndim == 3 else "minisblack")
+    image = read(path)
+    assert agrees(image, array) and image.grid.affine is None and image.notes == ()
+    assert image.channels == (("red", "green", "blue") if array.ndim == 3 else ("grey",))
+
+
+@pytest.mark.parametrize("array", [GREY8, GREY16, RGB8, RGB16], ids=["grey8", "grey16", "rgb8", "rgb16"])
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_an_opaque_alpha_is_dropped_and_said_another_is_an_error(tmp_path, array, suffix):
+    def save(path, pixels):
+        if suffix == ".png":
+            return png(path, pixels)
+        photometric = "rgb" if pixels.shape[2] == 4 else "minisblack"
+        tifffile.imwrite(path, pixels, photometric=photometric, extrasamples=["unassalpha"], planarconfig="contig")
+        return path
+
+    image = read(save(tmp_path / f"a{suffix}", opaque(array)))
+    assert agrees(image, array) and image.notes == ("an opaque alpha channel was dropped",)
+    with pytest.raises(ChannelError, match="not opaque"):
+        read(save(tmp_path / f"b{suffix}", opaque(array, 7)))
+
+
+@pytest.mark.parametrize("compression", ["zlib", "lzw", "packbits", "zstd"])
+@pytest.mark.parametrize("tile", [None, (16, 16)])
+def test_compressed_and_tiled_tiffs_are_read(tmp_path, compression, tile):
+    array = RNG.integers(0, 65536, (40, 50), dtype=np.uint16)
+    tifffile.imwrite(tmp_path / "a.tif", array, compression=compression, tile=tile)
+    assert agrees(read(tmp_path / "a.tif"), array)
+
+
+def test_a_jpeg_in_a_tiff_is_read_in_rgb(tmp_path):
+    array = np.zeros((64, 64, 3), np.uint8)
+    array[..., 0] = 200
+    tifffile.imwrite(tmp_path / "a.tif", array, photometric="rgb", compression="jpeg")
+    assert np.abs(read(tmp_path / "a.tif").array[:, 0].transpose(1, 2, 0).astype(int) - array).max() < 8
+
+
+@pytest.mark.parametrize("byteorder", ["<", ">"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16, np.float32])
+def test_the_pages_of_a_tiff_are_the_slices_of_a_volume(tmp_path, dtype, byteorder):
+    array = RNG.integers(0, 200, (5, 6, 7)).astype(dtype)
+    tifffile.imwrite(tmp_path / "a.tif", array, photometric="minisblack", byteorder=byteorder)
+    image = read(tmp_path / "a.tif")
+    np.testing.assert_array_equal(image.array, array[None])
+    assert image.array.dtype == dtype and image.grid.dims == 3 and peek(tmp_path / "a.tif").grid.shape == (5, 6, 7)
+
+
+def test_pages_in_colour_keep_pages_and_colours_apart(tmp_path):
+    array = RNG.integers(0, 256, (5, 6, 7, 3), dtype=np.uint8)
+    tifffile.imwrite(tmp_path / "a.tif", array, photometric="rgb")
+    np.testing.assert_array_equal(read(tmp_path / "a.tif").array, array.transpose(3, 0, 1, 2))
+    planar = RNG.integers(0, 256, (3, 6, 7), dtype=np.uint8)
+    tifffile.imwrite(tmp_path / "b.tif", planar, photometric="rgb", planarconfig="separate")
+    np.testing.assert_array_equal(read(tmp_path / "b.tif").array, planar[:, None])
+    hyperstack = RNG.integers(0, 256, (5, 2, 6, 7), dtype=np.uint8)  # z, channel
+    tifffile.imwrite(tmp_path / "c.tif", hyperstack, imagej=True, metadata={"axes": "ZCYX"})
+    np.testing.assert_array_equal(read(tmp_path / "c.tif").array, hyperstack.transpose(1, 0, 2, 3))
+
+
+def test_time_and_depth_together_are_refused(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((2, 3, 6, 7), np.uint8), imagej=True, metadata={"axes": "TZYX"})
+    with pytest.raises(UnreadableFile, match="axes TZYX"):
+        read(tmp_path / "a.tif")
+
+
+def test_imagej_and_ome_tell_the_size_of_a_voxel_and_dots_per_inch_do_not(tmp_path):
+    stack = np.zeros((3, 6, 7), np.uint16)
+    microns = {"axes": "ZYX", "unit": "um", "spacing": 3}
+    tifffile.imwrite(tmp_path / "ij.tif", stack, imagej=True, resolution=(4, 2), metadata=microns)
+    np.testing.assert_allclose(read(tmp_path / "ij.tif").grid.spacing, (3e-3, 0.5e-3, 0.25e-3))
+    sizes = {"PhysicalSizeX": 0.25, "PhysicalSizeY": 0.5, "PhysicalSizeZ": 2.0, "PhysicalSizeXUnit": "mm"}
+    plain = {"photometric": "minisblack"}
+    tifffile.imwrite(tmp_path / "ome.ome.tif", stack, metadata={"axes": "ZYX", **sizes}, **plain)
+    np.testing.assert_allclose(read(tmp_path / "ome.ome.tif").grid.spacing, (2e-3, 0.5e-3, 0.25))
+    tifffile.imwrite(tmp_path / "flat.ome.tif", stack[0], metadata={"axes": "YX", "PhysicalSizeX": 0.25, "PhysicalSizeY": 0.5})
+    np.testing.assert_allclose(read(tmp_path / "flat.ome.tif").grid.spacing[1:], (0.5e-3, 0.25e-3))
+    tifffile.imwrite(tmp_path / "half.ome.tif", stack, metadata={"axes": "ZYX", "PhysicalSizeX": 1, "PhysicalSizeY": 1}, **plain)
+    assert read(tmp_path / "half.ome.tif").grid.affine is None  # nobody knows how far the slices are apart
+    tifffile.imwrite(tmp_path / "dpi.tif", stack, resolution=(300, 300), resolutionunit="INCH", **plain)
+    Pillow.fromarray(GREY8).save(tmp_path / "dpi.png", dpi=(300, 300))
+    assert read(tmp_path / "dpi.tif").grid.affine is None and read(tmp_path / "dpi.png").grid.affine is None
+
+
+def test_a_palette_is_colours_in_an_image_and_indices_in_a_mask(tmp_path):
+    indices = RNG.integers(0, 4, (6, 7), dtype=np.uint8)
+    colours = np.array([[0, 0, 0], [255, 0, 0], [0, 255, 0], [9, 8, 7]], np.uint8)
+    picture = Pillow.fromarray(indices, mode="P")
+    picture.putpalette(colours.ravel().tolist())
+    picture.save(tmp_path / "a.png")
+    image = read(tmp_path / "a.png")
+    assert agrees(image, colours[indices]) and "palette" in image.notes[0]
+    np.testing.assert_array_equal(read_mask(tmp_path / "a.png").array[0], indices)
+    table = np.zeros((3, 256), np.uint16)
+    table[:, :4] = colours.T.astype(np.uint16) * 257
+    tifffile.imwrite(tmp_path / "a.tif", indices, photometric="palette", colormap=table)
+    image = read(tmp_path / "a.tif")
+    np.testing.assert_array_equal(image.array[:, 0], colours[indices].transpose(2, 0, 1))
+    np.testing.assert_array_equal(read_mask(tmp_path / "a.tif").array[0], indices)
+
+
+def test_one_bit_is_black_and_white_in_an_image_and_0_and_1_in_a_mask(tmp_path):
+    bits = RNG.integers(0, 2, (6, 7)).astype(bool)
+    Pillow.fromarray(bits).save(tmp_path / "a.png")
+    tifffile.imwrite(tmp_path / "a.tif", bits, photometric="minisblack")
+    for name in ("a.png", "a.tif"):
+        np.testing.assert_array_equal(read(tmp_path / name).array[0, 0], bits * 255)
+        np.testing.assert_array_equal(read_mask(tmp_path / name).array[0], bits)
+
+
+def test_white_stored_as_zero_is_turned_and_said(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", GREY8, photometric="miniswhite")
+    image = read(tmp_path / "a.tif")
+    np.testing.assert_array_equal(image.array[0, 0], 255 - GREY8)
+    assert "inverted" in image.notes[0]
+
+
+def test_cmyk_becomes_rgb_and_an_exif_rotation_is_said_not_done(tmp_path):
+    Pillow.new("CMYK", (7, 6), (0, 255, 255, 0)).save(tmp_path / "ink.jpg")
+    image = read(tmp_path / "ink.jpg")
+    assert image.array.shape == (3, 1, 6, 7) and "CMYK" in image.notes[0]
+    assert image.array[0].mean() > 200 and image.array[1:].mean() < 60
+    exif = Pillow.Exif()
+    exif[0x0112] = 6
+    Pillow.fromarray(RGB8).save(tmp_path / "turned.jpg", exif=exif)
+    image = read(tmp_path / "turned.jpg")
+    assert image.array.shape == (3, 1, 6, 7) and "rotation" in image.notes[0]
+
+
+@pytest.mark.parametrize("name", ["a.png", "deep.png", "a.jpg", "plain.tif", "lzw.tif", "tiled.tif", "pages.tif"])
+@pytest.mark.parametrize("keep", [0.03, 0.3, 0.7, 0.95])
+def test_a_picture_cut_short_is_refused_in_one_line(tmp_path, name, keep):
+    path = tmp_path / name
+    rgb = RNG.integers(0, 256, (90, 100, 3), dtype=np.uint8)
+    if name in ("a.png", "a.jpg"):
+        Pillow.fromarray(rgb).save(path)
+    elif name == "deep.png":
+        png(path, RNG.integers(0, 65536, (90, 100, 3), dtype=np.uint16))
+    else:
+        options = {"lzw.tif": {"compression": "lzw"}, "tiled.tif": {"tile": (32, 32)}}.get(name, {})
+        tifffile.imwrite(path, np.stack([rgb] * 4) if name == "pages.tif" else rgb, photometric="rgb", **options)
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * keep)])
+    with pytest.raises(UnreadableFile) as caught:
+        read(path)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif", ".bmp", ".nii", ".nii.gz", ".dcm", ".mha", ".nrrd"])
+@pytest.mark.parametrize("content", [b"", b"this is text\n" * 40, bytes(range(256)) * 9], ids=["empty", "text", "noise"])
+def test_what_is_no_image_is_refused_whatever_its_name(tmp_path, suffix, content):
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(content)
+    for door in (read, read_mask):
+        with pytest.raises((UnreadableFile, LabelError)) as caught:
+            door(path)
+        assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_single_pixel_is_no_image(tmp_path):
+    Pillow.fromarray(GREY8[:1, :1]).save(tmp_path / "a.png")
+    with pytest.raises(UnreadableFile, match="single pixel"):
+        read(tmp_path / "a.png")
+
+
+def test_masks_are_written_grey_8_or_16_bit_and_come_back_as_they_were(tmp_path):
+    grid = Grid((1, 6, 7), None, 2)
+    for top, mode in ((255, "L"), (256, "I;16")):
+        array = np.zeros(grid.shape, np.uint16)
+        array[0, 2, 3] = top
+        path = write(Mask(array, grid), tmp_path / f"m{top}.png")
+        with Pillow.open(path) as picture:
+            assert picture.mode == mode
+        np.testing.assert_array_equal(read_mask(path).array, array)
+        back = read_mask(write(Mask(array, grid), tmp_path / f"m{top}.tif"))
+        np.testing.assert_array_equal(back.array, array)
+
+
+def test_objects_are_always_16_bit_and_beyond_65535_a_png_gives_up(tmp_path):
+    grid = Grid((1, 6, 7), None, 2)
+    array = np.zeros(grid.shape, np.uint32)
+    array[0, 0, 0] = 3
+    with Pillow.open(write(Mask(array, grid, instances=True), tmp_path / "few.png")) as picture:
+        assert picture.mode == "I;16"
+    array[0, 0, 0] = 70000
+    with pytest.raises(OutputError, match="65535"):
+        write(Mask(array, grid, instances=True), tmp_path / "many.png")
+    assert not (tmp_path / "many.png").exists()
+    assert read_mask(write(Mask(array, grid, instances=True), tmp_path / "many.tif")).array.max() == 70000
+
+
+def test_a_volume_is_no_png_but_a_tiff_with_its_spacing(tmp_path):
+    affine = np.zeros((4, 4))
+    affine[[2, 1, 0, 3], [0, 1, 2, 3]] = [2.5, 0.5, 0.25, 1]
+    mask = Mask(RNG.integers(0, 3, (4, 6, 7)).astype(np.uint8), Grid((4, 6, 7), affine))
+    with pytest.raises(OutputError, match="one slice"):
+        write(mask, tmp_path / "m.png")
+    back = read_mask(write(mask, tmp_path / "m.tiff"))
+    np.testing.assert_array_equal(back.array, mask.array)
+    np.testing.assert_allclose(back.grid.spacing, (2.5, 0.5, 0.25), rtol=1e-6)
+
+
+def test_a_mask_in_colour_holds_labels_only_if_its_channels_agree(tmp_path):
+    png(tmp_path / "same.png", np.dstack([GREY8] * 3))
+    np.testing.assert_array_equal(read_mask(tmp_path / "same.png").array[0], GREY8)
+    png(tmp_path / "same_alpha.png", opaque(np.dstack([GREY8] * 3)))
+    np.testing.assert_array_equal(read_mask(tmp_path / "same_alpha.png").array[0], GREY8)
+    png(tmp_path / "colours.png", RGB8)
+    with pytest.raises(LabelError, match="colours"):
+        read_mask(tmp_path / "colours.png")
+    Pillow.fromarray(GREY8).save(tmp_path / "a.jpg")
+    with pytest.raises(LabelError, match="JPEG"):
+        read_mask(tmp_path / "a.jpg")
+
+
+def test_fractions_and_negative_values_are_no_labels_but_whole_floats_are(tmp_path):
+    tifffile.imwrite(tmp_path / "half.tif", np.full((6, 7), 0.5, np.float32))
+    tifffile.imwrite(tmp_path / "minus.tif", np.full((6, 7), -1, np.int16))
+    tifffile.imwrite(tmp_path / "whole.tif", np.full((6, 7), 3, np.float32))
+    with pytest.raises(LabelError, match=r"0\.5"):
+        read_mask(tmp_path / "half.tif")
+    with pytest.raises(LabelError, match="-1"):
+        read_mask(tmp_path / "minus.tif")
+    mask = read_mask(tmp_path / "whole.tif")
+    assert mask.array.dtype == np.uint8 and (mask.array == 3).all()

@@ -1,0 +1,139 @@
+"""DICOM-SEG: what is written refers to its slices, carries codes, and comes back voxel for voxel."""
+
+import highdicom as hd
+import numpy as np
+import pydicom
+import pytest
+from dicom_slices import Series, save
+
+from vesalius.core.errors import GeometryError, InputError, LabelError, OutputError, UnreadableFile
+from vesalius.core.image import Grid, Image, Mask
+from vesalius.core.labels import Code, Label, Labels
+from vesalius.io.files import read, read_mask, write
+
+LESION = Code("52988006", "Lesion")
+LABELS = Labels((
+    Label(1, "brain"),
+    Label(2, "never seen"),
+    Label(5, "lesion", category=Code("49755003", "Morphologically Abnormal Structure"), type=LESION),
+))  # fmt: skip
+
+
+@pytest.fixture
+def ct():
+    return Series("CT")
+
+
+def blobs(grid, values=(1, 5)):
+    array = np.zeros(grid.shape, np.uint8)
+    z, y, x = (n // 4 for n in grid.shape)
+    array[z : 2 * z, y : 3 * y, x : 2 * x] = values[0]
+    array[2 * z : 3 * z, :y, 2 * x :] = values[1]
+    return array
+
+
+def test_the_real_brain_comes_back_voxel_for_voxel(tmp_path, shared_data):
+    folder = shared_data / "dicom_brain" / "12-T1post-05670"
+    image = read(folder)
+    mask = Mask(blobs(image.grid), image.grid, LABELS)
+    path = write(mask, tmp_path / "brain", format="dicom-seg", like=image)
+    assert path.name == "brain.dcm"
+
+    seg = hd.seg.segread(path)
+    first = pydicom.dcmread(next(folder.iterdir()), stop_before_pixels=True)
+    assert seg.FrameOfReferenceUID == first.FrameOfReferenceUID and seg.StudyInstanceUID == first.StudyInstanceUID
+    uids = {pydicom.dcmread(file, stop_before_pixels=True).SOPInstanceUID for file in folder.iterdir()}
+    assert {uid for *_, uid in seg.get_source_image_uids()} == uids
+    described = [seg.get_segment_description(n) for n in seg.segment_numbers]
+    assert [(d.segment_label, d.segmented_property_type.value) for d in described] == [
+        ("brain", "85756007"), ("never seen", "85756007"), ("lesion", "52988006")]  # fmt: skip
+    assert int(seg.NumberOfFrames) == (mask.array == 1).any((1, 2)).sum() + (mask.array == 5).any((1, 2)).sum()
+    for number, value in ((1, 1), (3, 5)):
+        volume = seg.get_volume(segment_numbers=[number])  # an independent reader: its voxel centres, in LPS
+        index = np.argwhere(volume.array[..., 0])
+        there = np.c_[index, np.ones(len(index))] @ volume.affine.T @ np.diag([-1.0, -1, 1, 1])
+        ours = there @ np.linalg.inv(image.grid.affine).T[:, :3]
+        np.testing.assert_allclose(ours, ours.round(), atol=0.05)
+        assert set(map(tuple, ours.round().astype(int))) == set(map(tuple, np.argwhere(mask.array == value)))
+
+    back = read_mask(path, like=image)
+    np.testing.assert_array_equal(back.array, mask.array)
+    assert back.grid is image.grid and back.labels.values == (1, 2, 5) and back.labels.named("lesion").type == LESION
+
+
+def test_on_its_own_a_seg_spans_its_frames_and_fits_any_image_of_that_grid(tmp_path, ct):
+    ct.stack(tmp_path / "study", [0, 2, 4, 6, 8, 10, 12, 14], size=(16, 20))
+    image = read(tmp_path / "study")
+    mask = Mask(blobs(image.grid), image.grid, LABELS)
+    path = write(mask, tmp_path / "m.dcm", like=image)
+    alone = read_mask(path)
+    np.testing.assert_array_equal(alone.array, mask.array[2:6])
+    there = alone.grid.affine @ [0, 3, 4, 1]
+    np.testing.assert_allclose(there, image.grid.affine @ [2, 3, 4, 1], atol=1e-4)
+    as_nifti = read(write(Mask(np.ones(image.grid.shape, np.uint8), image.grid), tmp_path / "i.nii.gz"))
+    np.testing.assert_array_equal(read_mask(path, like=as_nifti).array, mask.array)
+    flipped = image.grid.affine @ np.array([[-1, 0, 0, 7], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]])
+    upside_down = Image(np.zeros((1, *image.grid.shape)), Grid(image.grid.shape, flipped))
+    np.testing.assert_array_equal(read_mask(path, like=upside_down).array, mask.array[::-1])
+    finer = Image(np.zeros((1, *image.grid.shape)), Grid(image.grid.shape, image.grid.affine @ np.diag([0.5, 1, 1, 1])))
+    with pytest.raises(GeometryError, match="another grid"):
+        read_mask(path, like=finer)
+
+
+def test_an_uneven_stack_comes_back_slice_by_slice(tmp_path, ct):
+    ct.stack(tmp_path / "study", [0, 2, 4, 9, 11, 13, 15, 17], size=(8, 8))
+    image = read(tmp_path / "study")
+    mask = Mask(blobs(image.grid, (1, 2)), image.grid)
+    path = write(mask, tmp_path / "m.dcm", like=image)
+    np.testing.assert_array_equal(read_mask(path, like=image).array, mask.array)
+
+
+def test_an_empty_mask_with_labels_is_an_answer_one_without_is_refused(tmp_path, ct):
+    ct.stack(tmp_path / "study", [0, 2, 4])
+    image = read(tmp_path / "study")
+    nothing = np.zeros(image.grid.shape, np.uint8)
+    back = read_mask(write(Mask(nothing, image.grid, LABELS), tmp_path / "m.dcm", like=image), like=image)
+    assert not back.array.any() and back.labels.values == (1, 2, 5)
+    with pytest.raises(OutputError, match="declares no label"):
+        write(Mask(nothing, image.grid), tmp_path / "n.dcm", like=image)
+    assert not (tmp_path / "n.dcm").exists()
+
+
+def test_objects_become_segments_of_their_own(tmp_path, ct):
+    ct.stack(tmp_path / "study", [0, 2, 4])
+    image = read(tmp_path / "study")
+    array = np.zeros(image.grid.shape, np.uint16)
+    array[0, 0, 0], array[1, 2, 3], array[2, 5, 6] = 1, 2, 700
+    mask = Mask(array, image.grid, Labels((Label(1, "cell", category=LESION),)), instances=True)
+    path = write(mask, tmp_path / "m.dcm", like=image)
+    back = read_mask(path, like=image)
+    np.testing.assert_array_equal(back.array, array)
+    assert all(label.category == LESION for label in back.labels)
+
+
+def test_images_that_are_no_dicom_or_know_no_patient_space_are_refused_with_the_remedy(tmp_path, ct):
+    mask = Mask(np.ones((1, 4, 5), np.uint8), Grid((1, 4, 5), None, 2))
+    with pytest.raises(OutputError, match=r"no DICOM.*[Ww]rite nifti"):
+        write(mask, tmp_path / "m.dcm")
+    lost = Series("US").slice(np.ones((4, 5), np.uint8))
+    del lost.FrameOfReferenceUID, lost.ImagePositionPatient
+    image = read(save(lost, tmp_path / "lost.dcm"))
+    with pytest.raises(OutputError, match="no patient space"):
+        write(Mask(mask.array, image.grid), tmp_path / "m.dcm", like=image)
+    assert not (tmp_path / "m.dcm").exists()
+
+
+def test_a_slice_is_no_segmentation_and_a_fractional_one_no_label_map(tmp_path, ct):
+    ct.stack(tmp_path / "study", [0, 2, 4])
+    with pytest.raises(UnreadableFile, match="no segmentation"):
+        read_mask(next((tmp_path / "study").iterdir()))
+    with pytest.raises(InputError, match="holds 3"):
+        read_mask(tmp_path / "study")
+    sources = [pydicom.dcmread(file) for file in (tmp_path / "study").iterdir()]
+    seg = hd.seg.Segmentation(
+        sources, np.full((3, 6, 7), 0.4), "FRACTIONAL", [hd.seg.SegmentDescription(
+            1, "x", hd.sr.CodedConcept("85756007", "SCT", "Tissue"), hd.sr.CodedConcept("85756007", "SCT", "Tissue"), "MANUAL")],
+        hd.UID(), 1, hd.UID(), 1, "a", "b", "1", "2")  # fmt: skip
+    seg.save_as(tmp_path / "f.dcm")
+    with pytest.raises(LabelError, match="fractional"):
+        read_mask(tmp_path / "f.dcm")

@@ -1,0 +1,62 @@
+"""What a network holds is counted, not guessed."""
+
+import torch
+from torch import nn
+
+from vesalius.core.image import Grid, Image
+from vesalius.models.catalog import build
+from vesalius.models.contract import Outputs
+from vesalius.pipeline.memory import WORKSPACE, Budget, activation_bytes, readable
+from vesalius.transforms.spatial import Resample, prepare
+
+
+class Chain(nn.Module):
+    """Three convolutions in a row: while the second runs, only its input and its output need to live."""
+
+    dims = 3
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(*(nn.Conv3d(i, o, 3, padding=1) for i, o in ((1, 10), (10, 10), (10, 2))))
+
+    def forward(self, x):
+        return Outputs(self.body(x))
+
+
+def test_the_peak_of_a_chain_is_two_neighbouring_maps():
+    classes, held = activation_bytes(Chain(), (1, 8, 8, 8), dims=3, bf16=False)
+    voxels = 8 * 8 * 8
+    ends = 4 * voxels * (1 + 2 * 2)
+    live = 4 * voxels * (10 + 10)
+    assert classes == 2
+    assert live * WORKSPACE <= held - ends <= (live + 4 * voxels * 3) * WORKSPACE + 1000
+
+
+def test_half_the_precision_takes_half_the_memory():
+    full, half = (activation_bytes(Chain(), (1, 16, 16, 16), dims=3, bf16=bf16)[1] for bf16 in (False, True))
+    ends = 4 * 16**3 * 5
+    assert abs((half - ends) / (full - ends) - 0.5) < 0.05
+
+
+def test_counting_touches_neither_weights_nor_memory():
+    model = build("unet", {"dims": 3, "classes": 3, "widths": [32, 64, 128]})
+    before = {name: (t.device, t.dtype, t.data_ptr()) for name, t in model.state_dict().items()}
+    _, held = activation_bytes(model, (1, 512, 512, 512), dims=3, bf16=False)
+    assert held > 2**34  # sixteen gigabytes, which nobody allocated
+    assert before == {name: (t.device, t.dtype, t.data_ptr()) for name, t in model.state_dict().items()}
+
+
+def test_the_budget_keeps_back_what_image_and_way_home_need():
+    import numpy as np
+
+    image = Image(np.zeros((1, 20, 64, 64), np.float32), Grid((20, 64, 64), np.eye(4)))
+    small, restore = prepare(image, (Resample(spacing_mm=(2.0, 2.0, 2.0)),))
+    budget = Budget.of(30_000_000, image, small, restore, 14)
+    assert budget.tiles is not None and budget.tiles < 30_000_000 - image.array.nbytes - small.array.nbytes
+    assert Budget.of(8_000_000, image, small, restore, 14).slices < budget.slices
+    assert Budget.of(None, image, small, restore, 14).tiles is None
+
+
+def test_sizes_are_said_as_people_say_them():
+    assert [readable(n) for n in (0, 999, 1_400_000_000)] == ["0 bytes", "999 bytes", "1.4 GB"]
+    assert torch.get_default_dtype() == torch.float32
