@@ -11,7 +11,7 @@ from vesalius.training.losses import IGNORED, LOSSES, dice_bce, dice_ce, find_lo
 @pytest.fixture
 def pair():
     generator = torch.Generator().manual_seed(0)
-    scores = torch.randn(2, 3, 6, 7, 5, generator=generator, requires_grad=True)
+    scores = torch.randn(2, 3, 6, 7, 5, generator=generator).requires_grad_()
     return scores, torch.randint(0, 3, (2, 6, 7, 5), generator=generator)
 
 
@@ -38,7 +38,8 @@ def test_dice_ce_is_monais(pair, batch):
 
     scores, target = pair
     monai = DiceCELoss(include_background=False, softmax=True, to_onehot_y=True, batch=batch, smooth_nr=1e-5, smooth_dr=1e-5)
-    assert float(dice_ce(scores, target, batch=batch)) == pytest.approx(float(monai(scores, target[:, None])), abs=1e-5)
+    ours, theirs = dice_ce(scores, target, batch=batch), monai(scores, target[:, None])
+    assert ours.item() == pytest.approx(theirs.item(), abs=1e-5)
 
 
 @pytest.mark.parametrize("name", ["dice_ce", "dice_bce", "border_ce", "focal", "tversky"])
