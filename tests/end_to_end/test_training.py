@@ -72,29 +72,24 @@ def test_a_killed_run_resumes_to_the_same_bits(tmp_path):
     assert [line.get("loss") for line in epochs[1]] == [line.get("loss") for line in epochs[0]]
 
 
-def test_two_processes_train_the_same_model(tmp_path):
-    data, sgd = volumes(tmp_path / "data"), {"lr": "1e-2", "optimiser": '"sgd"', "momentum": "0.9"}
-    file = recipe(tmp_path / "tiny.toml", [8, 16, 16], **sgd)
-    # plain SGD: Adam divides a gradient that is all rounding (a bias in front of a norm) by its own size
-    file.write_text(file.read_text().replace("dropout = 0.1", "dropout = 0.0"))  # dropout draws per process
+@pytest.mark.parametrize("norm", ["instance", "batch"])
+def test_two_processes_train_the_same_model(tmp_path, norm):
+    data, file = volumes(tmp_path / "data"), recipe(tmp_path / "tiny.toml", [8, 16, 16], lr="3e-3")
+    text = file.read_text().replace("dropout = 0.1", f'norm = "{norm}"')  # dropout would draw per process
+    file.write_text(text)
     one, two = tmp_path / "one", tmp_path / "two"
-    finish(start(data, one, file, "no", 20))
-    finish(
-        start(
-            data,
-            two,
-            file,
-            "no",
-            20,
-            launcher=(sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"),
-        )
-    )
+    launcher = (sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone")
+    both = start(data, one, file, "no", 20), start(data, two, file, "no", 20, launcher=launcher)
+    for process in both:
+        finish(process)
     states = [torch.load(run / "checkpoint.pt", weights_only=True) for run in (one, two)]
     assert [state["step"] for state in states] == [20, 20]
-    worst = max(float((states[0]["model"][n] - states[1]["model"][n]).abs().max()) for n in states[0]["model"])
-    assert worst < 1e-4, worst
-    moved = max(float((weights(one)[n] - states[0]["average"][n]).abs().max()) for n in states[0]["average"])
-    assert moved == 0  # what is kept is the average
+    assert [state["processes"] for state in states] == [1, 2]  # not two that each train the whole batch
+    for part in ("model", "average"):
+        first, second = states[0][part], states[1][part]
+        assert max(float((first[name] - second[name]).abs().max()) for name in first) < 1e-4
+    kept = weights(two)
+    assert all(torch.equal(kept[name], states[1]["average"][name]) for name in kept)  # what is kept is the average
 
 
 def options(tmp_path: Path, patch: list[int], **more) -> TrainOptions:

@@ -49,7 +49,8 @@ def train(
     Raises OutputError for an existing run without `resume`, DatasetError and UnknownName for what the options ask in vain.
     """
     options = replace(options or TrainOptions(), **given)
-    choose_device(options.device)  # one that is absent is told before a run is begun
+    device = choose_device(options.device)  # one that is absent is told before a run is begun
+    PartialState(cpu=device.type == "cpu")  # joins the other processes, if there are any
     out = Path(out)
     say = say if is_main() else lambda _: None
     if options.folds is None:

@@ -3,8 +3,8 @@
     loss(scores (B, K, *S) float, target, weight=None) -> scalar
 
 Class targets are (B, *S) integers with IGNORED where nobody knows; object targets are (B, T, *S) floats.
-With several processes every loss is that of the global batch: gradients, averaged over ranks as DDP does, equal
-those of one process (sums that a ratio needs are exchanged, `together`).
+With several processes every loss is that of the global batch, and so is its gradient once DDP has averaged it: the
+sums that a ratio needs are exchanged (`together`).
 """
 
 from __future__ import annotations
@@ -12,33 +12,19 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional as F
 
 from ..core.errors import unknown_name
+from .processes import together
 
 IGNORED = -1
 Loss = Callable[..., Tensor]
 
 
-def together(value: Tensor) -> Tensor:
-    """The sum of `value` over all ranks, differentiable; DDP's mean over ranks then gives the gradient of the global batch."""
-    if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
-        return value
-    from torch.distributed.nn.functional import all_reduce
-
-    return all_reduce(value)
-
-
-def ranks() -> int:
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-
-
 def mean_over(values: Tensor, kept: Tensor) -> Tensor:
-    """Mean of `values` weighted by `kept`, over the global batch: sum / weights, times the ranks that DDP will divide by."""
-    count = together(kept.sum().to(values.dtype)).clamp(min=1)
-    return (values * kept).sum() * ranks() / count
+    """Mean of `values` weighted by `kept`, over the global batch."""
+    return together((values * kept).sum()) / together(kept.sum().to(values.dtype)).clamp(min=1)
 
 
 def soft_dice(found: Tensor, target: Tensor, *, kept: Tensor | None = None, batch: bool = True, smooth: float = 1e-5) -> Tensor:

@@ -7,6 +7,7 @@ same global batch. Draws inside the network (dropout) follow from (seed, step, r
 from __future__ import annotations
 
 import math
+import os
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -16,11 +17,12 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast
 from torch import Tensor, nn
 
-from ..core.errors import InputError
+from ..core.errors import InputError, VesaliusError
 from ..models.catalog import build
 from ..pipeline.tiled import use_bf16
 from .losses import find_loss, supervised
 from .plan import Plan
+from .processes import join_norms
 from .recipe import Recipe
 
 POLY_POWER = 0.9  # nnU-Net, and DeepLab before it
@@ -53,6 +55,9 @@ class Trainer:
     def __init__(self, plan: Plan, device: torch.device, limit: Limit):
         self.plan, self.recipe, self.limit = plan, plan.recipe, limit
         self.accelerator = Accelerator(cpu=device.type == "cpu")
+        wanted = int(os.environ.get("WORLD_SIZE", "1"))
+        if self.accelerator.num_processes != wanted:
+            raise VesaliusError(f"{wanted} processes were started and {self.accelerator.num_processes} work together")
         self.bf16 = use_bf16(self.recipe.precision, device)
         self.layout = torch.channels_last if plan.task.dims == 2 else torch.channels_last_3d
         with torch.random.fork_rng(devices=[]):
@@ -62,6 +67,7 @@ class Trainer:
         self.average.load_state_dict(model.state_dict())
         self.average.requires_grad_(False).eval().to(self.accelerator.device)
         self.average.to(memory_format=self.layout)  # type: ignore[call-overload]
+        join_norms(model)
         model.to(memory_format=self.layout)  # type: ignore[call-overload]
         self.model, self.optimiser = self.accelerator.prepare(model, make_optimiser(model, self.recipe))
         self.loss = find_loss(plan.loss)
@@ -137,6 +143,7 @@ class Trainer:
             "optimiser": self.optimiser.state_dict(),
             "step": self.step,
             "elapsed": self.elapsed,
+            "processes": self.accelerator.num_processes,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
