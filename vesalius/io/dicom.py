@@ -49,6 +49,8 @@ class Frame:
     orientation: tuple[float, ...] | None
     spacing: tuple[float, ...] | None
     thickness: float | None
+    stored: np.dtype[Any]
+    bits: int
     slope: float = 1.0
     intercept: float = 0.0
     rescaled: str | None = None
@@ -104,7 +106,7 @@ def _organised(path: Path, series: str | None) -> tuple[Any, Stack, Grid, list[s
         grid, more = _grid(frames, first)
     except GeometryError as error:
         raise GeometryError(error.problem, file=path, fix=error.fix) from error
-    return first, Stack(str(first.SeriesInstanceUID), tuple(frames)), grid, [*notes, *said, *more]
+    return first, Stack(_series(first), tuple(frames)), grid, [*notes, *said, *more]
 
 
 def _headers(path: Path) -> tuple[list[tuple[Path, Any]], list[str]]:
@@ -120,7 +122,7 @@ def _headers(path: Path) -> tuple[list[tuple[Path, Any]], list[str]]:
         if "Rows" not in header and (not kind or kind.endswith("Image Storage")):
             # A slice that was cut within its header would otherwise go missing in silence.
             raise UnreadableFile("this DICOM image is cut short: its header ends early", file=file, fix="copy it again")
-        if "Rows" not in header or "SeriesInstanceUID" not in header or header.get("Modality") in NO_IMAGES:
+        if "Rows" not in header or header.get("Modality") in NO_IMAGES:
             left_out["objects that are no images"] += 1
         elif not single and "LOCALIZER" in (header.get("ImageType") or ()):
             left_out["localizers"] += 1
@@ -149,7 +151,7 @@ def _candidates(folder: Path) -> Iterator[Path]:
 def _chosen(path: Path, headers: list[tuple[Path, Any]], series: str | None) -> list[tuple[Path, Any]]:
     groups: dict[str, list[tuple[Path, Any]]] = {}
     for file, header in headers:
-        groups.setdefault(str(header.SeriesInstanceUID), []).append((file, header))
+        groups.setdefault(_series(header), []).append((file, header))
     if series is not None:
         if series not in groups:
             raise unknown_name("series", series, groups)
@@ -158,6 +160,10 @@ def _chosen(path: Path, headers: list[tuple[Path, Any]], series: str | None) -> 
         listed = "; ".join(_told(uid, members) for uid, members in groups.items())
         raise InputError(f"{len(groups)} series are here: {listed}", file=path, fix="choose one with --series UID")
     return next(iter(groups.values()))
+
+
+def _series(header: Any) -> str:
+    return str(header.get("SeriesInstanceUID") or "unknown")
 
 
 def _told(uid: str, members: list[tuple[Path, Any]]) -> str:
@@ -193,11 +199,22 @@ def _frames(file: Path, header: Any) -> list[Frame]:
                 _floats(find("PlanePositionSequence", "ImagePositionPatient"), 3),
                 _floats(find("PlaneOrientationSequence", "ImageOrientationPatient"), 6),
                 _floats(find("PixelMeasuresSequence", "PixelSpacing"), 2),
-                float(thickness) if thickness is not None else None,
+                float(thickness) if thickness is not None else None, *_stored(header),
                 float(slope if slope is not None else 1), float(intercept or 0),
                 None if slope is None else str(kind or ""),
             ))  # fmt: skip
     return frames
+
+
+def _stored(header: Any) -> tuple[np.dtype[Any], int]:
+    """How the pixels are stored, and how many of their bits count."""
+    if _is_palette(header):
+        return np.dtype(np.uint8), 8  # indices become colours
+    if "PixelRepresentation" not in header:
+        return np.dtype(np.float32), 32  # float and double pixel data have none
+    allocated = max(int(header.BitsAllocated), 8)
+    kind = "i" if int(header.PixelRepresentation) else "u"
+    return np.dtype(f"{kind}{allocated // 8}"), int(header.get("BitsStored") or allocated)
 
 
 def _floats(value: Any, count: int) -> tuple[float, ...] | None:
@@ -278,22 +295,26 @@ def _unevenness(steps: np.ndarray, usual: float) -> list[str]:
 def _pixels(header: Any, frames: Sequence[Frame]) -> tuple[tuple[Frame, ...], np.ndarray, list[str]]:
     """Frames kept, their real values (C, Z, Y, X), and notes. Two slices at one place must be alike: one is kept."""
     channels = 3 if int(header.get("SamplesPerPixel", 1)) == 3 or _is_palette(header) else 1
-    dtype = _value_type(header, frames)
+    rescales = {(frame.slope, frame.intercept) for frame in frames}
+    at_once = len(rescales) == 1 and all(value.is_integer() for value in next(iter(rescales)))
+    dtype = np.result_type(*{frame.stored for frame in frames}) if at_once else np.dtype(np.float32)
     array = np.empty((channels, len(frames), int(header.Rows), int(header.Columns)), dtype)
     invert = header.get("PhotometricInterpretation") == "MONOCHROME1" and header.get("Modality") in INVERTED
     slot = {(frame.file, frame.index): z for z, frame in enumerate(frames)}
     for file in dict.fromkeys(frame.file for frame in frames):
         for index, pixels in enumerate(_decoded(file, header)):
-            z = slot.get((file, index))
+            z = slot.pop((file, index), None)
             if z is None:
                 continue
-            frame = frames[z]
             if invert:
-                pixels = (2 ** int(header.BitsStored) - 1 - pixels.astype(np.int32)).astype(pixels.dtype)
-            if (frame.slope, frame.intercept) == (1.0, 0.0):
-                array[:, z] = pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
-            else:
-                array[:, z] = pixels.astype(dtype) * dtype.type(frame.slope) + dtype.type(frame.intercept)
+                pixels = (2 ** frames[z].bits - 1 - pixels.astype(np.int32)).astype(pixels.dtype)
+            if not at_once:
+                pixels = pixels.astype(np.float32) * np.float32(frames[z].slope) + np.float32(frames[z].intercept)
+            array[:, z] = pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
+    if slot:
+        raise UnreadableFile(f"{len(slot)} of its frames are not there", file=next(iter(slot))[0], fix="copy it again")
+    if at_once and rescales != {(1.0, 0.0)}:
+        array = _rescaled(array, *(int(value) for value in next(iter(rescales))))
     notes = ["MONOCHROME1: bright was stored as dark, values are inverted"] if invert else []
     doubles = _doubles(frames)
     if not doubles:
@@ -305,6 +326,19 @@ def _pixels(header: Any, frames: Sequence[Frame]) -> tuple[tuple[Frame, ...], np
     kept = [z for z in range(len(frames)) if z not in doubles]
     notes.append(f"{len(doubles)} duplicated slices (same place, same pixels) are taken once")
     return tuple(frames[z] for z in kept), np.ascontiguousarray(array[:, kept]), notes
+
+
+def _rescaled(array: np.ndarray, slope: int, intercept: int) -> np.ndarray:
+    """Whole numbers stay whole: int16 where the values fit, in the memory they lie in already, else int32."""
+    ends = [int(end) * slope + intercept for end in (array.min(), array.max())]
+    fits = min(ends) >= -(2**15) and max(ends) < 2**15
+    if fits and array.dtype.itemsize == 2:
+        out = array.view(np.int16)
+    else:
+        out = np.empty(array.shape, np.int16 if fits else np.int32)
+    for index in np.ndindex(array.shape[:2]):
+        out[index] = array[index].astype(np.int64) * slope + intercept
+    return out
 
 
 def _doubles(frames: Sequence[Frame]) -> set[int]:
@@ -321,7 +355,8 @@ def _decoded(file: Path, header: Any) -> Iterator[np.ndarray]:
     with decoding(file, "DICOM"):
         try:
             palette = pydicom.dcmread(file, stop_before_pixels=True) if _is_palette(header) else None
-            for pixels in iter_pixels(file):
+            several = int(header.get("NumberOfFrames") or 1) > 1  # then they are read one by one
+            for pixels in iter_pixels(file if several else pydicom.dcmread(file)):
                 if palette is not None:
                     coloured = apply_color_lut(pixels, palette)[..., :3]
                     pixels = (coloured >> 8).astype(np.uint8) if coloured.dtype == np.uint16 else coloured
@@ -336,23 +371,3 @@ def _decoded(file: Path, header: Any) -> Iterator[np.ndarray]:
 
 def _is_palette(header: Any) -> bool:
     return bool(header.get("PhotometricInterpretation") == "PALETTE COLOR")
-
-
-def _value_type(header: Any, frames: Sequence[Frame]) -> np.dtype[Any]:
-    """Stored type where nothing is rescaled, a wide enough integer for whole slopes, float32 else."""
-    if _is_palette(header):
-        return np.dtype(np.uint8)
-    if "PixelRepresentation" not in header:
-        return np.dtype(np.float32)  # float and double pixel data have none
-    signed = int(header.PixelRepresentation) == 1
-    stored = np.dtype(f"{'i' if signed else 'u'}{max(int(header.BitsAllocated), 8) // 8}")
-    rescales = {(frame.slope, frame.intercept) for frame in frames}
-    if rescales == {(1.0, 0.0)}:
-        return stored
-    if not all(slope.is_integer() and intercept.is_integer() for slope, intercept in rescales):
-        return np.dtype(np.float32)
-    bits = int(header.BitsStored)
-    low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
-    ends = [end * slope + intercept for slope, intercept in rescales for end in (low, high)]
-    fits = min(ends) >= -(2**15) and max(ends) < 2**15
-    return np.dtype(np.int16 if fits else np.int32)
