@@ -137,7 +137,8 @@ def _nnunet(root: Path, described: dict[str, Any]) -> Found:
     files = {file.name[: -len(ending)]: file for file in _files(root / "imagesTr") if file.name.endswith(ending)}
     masks = {file.name[: -len(ending)]: file for file in _files(root / "labelsTr") if file.name.endswith(ending)}
     cases, missing = [], []
-    for name, images in _channel_groups(files, set(masks)).items():
+    cases_by_name = {match["case"] if (match := CHANNEL_FILE.match(name)) else name for name in files}
+    for name, images in _channel_groups(files, cases_by_name).items():
         if name not in masks:
             missing.append(name)
         elif len(images) not in (1, len(channels)):
@@ -161,7 +162,7 @@ def _decathlon(root: Path, described: dict[str, Any]) -> Found:
         image, mask = root / str(pair["image"]), root / str(pair["label"])
         name, suffix = case_name(image), suffix_of(image) or ""
         parts = [image.with_name(f"{name}_{i:04d}{suffix}") for i in range(max(len(channels), 1))]
-        files = (image,) if image.is_file() else tuple(parts)
+        files = tuple(parts) if any(part.is_file() for part in parts) and not image.is_file() else (image,)
         absent = [file for file in files if not file.is_file()]
         if absent:
             raise DatasetError(f"dataset.json lists {absent[0].name}, which is not there", file=root / JSON)
