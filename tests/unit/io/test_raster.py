@@ -173,7 +173,7 @@ def test_cmyk_becomes_rgb_and_an_exif_rotation_is_said_not_done(tmp_path):
     assert image.array.shape == (3, 1, 6, 7) and "rotation" in image.notes[0]
 
 
-@pytest.mark.parametrize("name", ["a.png", "deep.png", "a.jpg", "plain.tif", "lzw.tif", "tiled.tif", "pages.tif"])
+@pytest.mark.parametrize("name", ["a.png", "deep.png", "a.jpg", "plain.tif", "lzw.tif", "tiled.tif", "pages.tif", "jpeg.tif"])
 @pytest.mark.parametrize("keep", [0.03, 0.3, 0.7, 0.95])
 def test_a_picture_cut_short_is_refused_in_one_line(tmp_path, name, keep):
     path = tmp_path / name
@@ -183,7 +183,7 @@ def test_a_picture_cut_short_is_refused_in_one_line(tmp_path, name, keep):
     elif name == "deep.png":
         png(path, RNG.integers(0, 65536, (90, 100, 3), dtype=np.uint16))
     else:
-        options = {"lzw.tif": {"compression": "lzw"}, "tiled.tif": {"tile": (32, 32)}}.get(name, {})
+        options = {"lzw.tif": {"compression": "lzw"}, "tiled.tif": {"tile": (32, 32)}, "jpeg.tif": {"compression": "jpeg"}}.get(name, {})
         tifffile.imwrite(path, np.stack([rgb] * 4) if name == "pages.tif" else rgb, photometric="rgb", **options)
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * keep)])
     with pytest.raises(UnreadableFile) as caught:
