@@ -6,15 +6,19 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from trainable import pictures, recipe, volumes
+from PIL import Image
+from trainable import disks, pictures, recipe, volumes
 
 from vesalius.core.errors import DatasetError, InputError, OutputError
 from vesalius.training.loop import TrainOptions, train
 from vesalius.training.plan import read_plan
+from vesalius.training.trainer import Trainer
 
 TRAIN = """
 import sys, torch
@@ -70,6 +74,30 @@ def test_a_killed_run_resumes_to_the_same_bits(tmp_path):
     epochs = [[json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()] for run in (whole, broken)]
     assert [line["epoch"] for line in epochs[1]] == [line["epoch"] for line in epochs[0]] == [1, 2, 3, 4, 4]
     assert [line.get("loss") for line in epochs[1]] == [line.get("loss") for line in epochs[0]]
+
+
+def test_a_run_interrupted_in_the_middle_of_a_step_resumes_to_the_same_bits(tmp_path, monkeypatch):
+    data, whole, broken = pictures(tmp_path / "data"), tmp_path / "whole", tmp_path / "broken"
+    chosen = options(tmp_path, [1, 16, 16], steps_per_epoch="4")
+    train(data, whole, chosen, say=lambda _: None)
+    follow, seen = Trainer.follow, []
+
+    def interrupted(trainer: Trainer) -> None:  # the weights have moved, their average and the step have not
+        seen.append(trainer.step)
+        if len(seen) in (2, 4):  # in the middle of the epoch; then in its last step
+            signal.raise_signal(signal.SIGINT)
+        follow(trainer)
+
+    monkeypatch.setattr(Trainer, "follow", interrupted)
+    for resume in (False, True):
+        with pytest.raises(KeyboardInterrupt):
+            train(data, broken, replace(chosen, resume=resume), say=lambda _: None)
+    train(data, broken, replace(chosen, resume=True), say=lambda _: None)
+    assert seen == [0, 1, 2, 3, 2, 3]  # the last step of an epoch is done again, so that the epoch's line is whole
+    expected, got = weights(whole), weights(broken)
+    assert all(torch.equal(expected[name], got[name]) for name in expected)
+    lines = [[json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()] for run in (whole, broken)]
+    assert [(line["step"], line.get("loss")) for line in lines[1]] == [(line["step"], line.get("loss")) for line in lines[0]]
 
 
 @pytest.mark.parametrize("norm", ["instance", "batch"])
@@ -132,6 +160,59 @@ def test_an_existing_run_is_refused(tmp_path):
     assert (tmp_path / "run" / "weights.safetensors").read_bytes() == before
     with pytest.raises(OutputError, match="no run to resume"):
         train(data, tmp_path / "other", options(tmp_path, [1, 16, 16], resume=True), say=lambda _: None)
+
+
+def test_fixed_folders_are_the_split(tmp_path):
+    data = tmp_path / "data"
+    pictures(data / "train", 4)
+    pictures(data / "validation", 2)  # numbered alike: the names alone would confuse them
+    (summary,) = train(data, tmp_path / "run", options(tmp_path, [1, 16, 16]), say=lambda _: None)
+    split = json.loads((summary.path / "split.json").read_text())
+    assert len(split["train"]) == 4 and all(name.startswith("train") for name in split["train"])
+    assert len(split["validation"]) == 2 and all(name.startswith("validation") for name in split["validation"])
+
+
+def test_named_patients_stay_together(tmp_path):
+    data = pictures(tmp_path / "data")
+    rows = [f"case_{i:02d},patient_{i // 4}" for i in range(10)]
+    (data / "cases.csv").write_text("\n".join(["case,patient", *rows]))
+    assert train(data, tmp_path / "run", options(tmp_path, [1, 16, 16], plan_only=True), say=lambda _: None) == []
+    split = json.loads((tmp_path / "run" / "split.json").read_text())
+    patient = dict(row.split(",") for row in rows)
+    sides = [{patient[name] for name in split[side]} for side in ("train", "validation")]
+    assert not sides[0] & sides[1] and len(sides[0] | sides[1]) == 3
+
+
+def test_an_ignore_label_is_no_class(tmp_path):
+    from vesalius.io.files import read
+    from vesalius.pipeline.predictor import load
+    from vesalius.pipeline.segment import segment_image
+
+    data, known = partly_labelled(tmp_path / "data")
+    (summary,) = train(data, tmp_path / "run", options(tmp_path, [1, 32, 32], steps_per_epoch="10"), say=lambda _: None)
+    plan = read_plan(tmp_path / "run" / "plan.toml")
+    assert plan.task.labels.ignore == 2 and plan.task.model.config["classes"] == 2
+    assert plan.data.frequencies == known and set(summary.scores) == {"disk"} and 0 <= summary.dice <= 1
+    found = segment_image(read(data / "imagesTr" / "case_0_0000.png"), load(tmp_path / "run", device="cpu")).mask.array
+    assert set(found.ravel().tolist()) <= {0, 1}
+
+
+def partly_labelled(root: Path) -> tuple[Path, tuple[int, int]]:
+    """An nnU-Net dataset of disks whose right half nobody has looked at; and how many pixels are known to be what."""
+    (root / "imagesTr").mkdir(parents=True)
+    (root / "labelsTr").mkdir()
+    rng, known = np.random.default_rng(1), np.zeros(3, int)
+    for i in range(6):
+        mask = (disks(rng, (40, 44)) > 0).astype(np.uint8)
+        image = np.clip(60 + 110 * mask + rng.normal(0, 12, mask.shape), 0, 255).astype(np.uint8)
+        mask[:, 22:] = 2
+        known += np.bincount(mask.ravel(), minlength=3)
+        Image.fromarray(image).save(root / "imagesTr" / f"case_{i}_0000.png")
+        Image.fromarray(mask).save(root / "labelsTr" / f"case_{i}.png")
+    described = {"channel_names": {"0": "grey"}, "labels": {"background": 0, "disk": 1, "ignore": 2}}
+    described |= {"numTraining": 6, "file_ending": ".png"}
+    (root / "dataset.json").write_text(json.dumps(described))
+    return root, (int(known[0]), int(known[1]))
 
 
 def test_a_plan_can_be_edited_and_started_from(tmp_path):

@@ -108,7 +108,7 @@ def fingerprint(dataset: Any) -> Fingerprint:
         image, mask = dataset.load(case)
         facts.append(case_facts(case, image, mask, dataset.instances))
         counts += class_counts(mask, dataset)
-        samples.append(foreground(image, mask))
+        samples.append(foreground(image, mask, dataset.labels.ignore))
         kinds.add(image.array.dtype.name)
         units.add(image.units)
         dims.add(image.grid.dims)
@@ -151,8 +151,8 @@ def class_counts(mask: Mask, dataset: Any) -> np.ndarray:
     return np.array([found[0], *[found[value] for value in dataset.labels.values]])
 
 
-def foreground(image: Image, mask: Mask) -> np.ndarray:
+def foreground(image: Image, mask: Mask, ignore: int | None = None) -> np.ndarray:
     """Up to SAMPLE intensities (C, n) of the foreground, evenly spread; of everything where there is none."""
-    flat = np.flatnonzero(mask.array)
+    flat = np.flatnonzero(mask.array if ignore is None else (mask.array != 0) & (mask.array != ignore))
     flat = flat if len(flat) else np.arange(mask.array.size)
     return image.array.reshape(len(image.array), -1)[:, flat[:: max(1, len(flat) // SAMPLE)]]

@@ -58,6 +58,8 @@ def train(
             raise InputError("a fold of how many?", fix="give --folds too")
         runs = [(out, 0)]
     else:
+        if options.folds < 2:
+            raise InputError(f"{options.folds} folds leave nobody to train on", fix="ask for 2 or more")
         chosen = range(options.folds) if options.fold is None else [options.fold]
         runs = [(out / f"fold_{fold}", fold) for fold in chosen]
     summaries = []

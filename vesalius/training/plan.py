@@ -273,4 +273,6 @@ def read_plan(path: str | Path) -> Plan:
     missing = [key for key in ("patch", "batch", "loss") if getattr(plan.recipe, key) is None]
     if missing:
         raise DatasetError(f"recipe.{missing[0]} is missing", file=path, fix="make a plan with --plan-only and edit that")
+    if plan.task.dims == 2 and plan.patch[0] != 1:
+        raise DatasetError(f"recipe.patch is {by(plan.patch)}, for pictures", file=path, fix="patches of pictures have Z = 1")
     return plan

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,25 +88,33 @@ class Session:
         self.validating, self.saved = 0.0, time.monotonic()
 
     def train(self, stream: Iterator[dict[str, Tensor]]) -> RunSummary:
-        """Steps until the end or the early stop; an interrupted run leaves a checkpoint."""
+        """Steps until the end or the early stop, then the final weights and the report."""
         journal = Journal(self.run, step=self.trainer.step) if self.main else None
         self.trainer.start()
         try:
             with Bar(quiet=self.options.quiet or not self.main) as bar:
-                while not self._stopped() and (progress := self.trainer.progress()) < 1:
-                    self.losses.append(self.trainer.advance(next(stream), progress))
-                    self._show(bar, progress)
-                    if self.trainer.step % self.recipe.steps_per_epoch == 0:
-                        self._epoch(journal)
-                    elif time.monotonic() - self.saved > self.options.checkpoint_seconds:
-                        self.save()
+                self._steps(stream, journal, bar)
             return self._finish(journal)
-        except KeyboardInterrupt:
-            self.save()
-            raise
         finally:
             if journal:
                 journal.close()
+
+    def _steps(self, stream: Iterator[dict[str, Tensor]], journal: Journal | None, bar: Bar) -> None:
+        """Step by step; an interrupted run leaves a checkpoint, at the end of an epoch the one before."""
+        try:
+            while not self._stopped() and (progress := self.trainer.progress()) < 1:
+                batch = next(stream)
+                with held_back():
+                    self.losses.append(self.trainer.advance(batch, progress))
+                self._show(bar, progress)
+                if self.trainer.step % self.recipe.steps_per_epoch == 0:
+                    self._epoch(journal)
+                elif time.monotonic() - self.saved > self.options.checkpoint_seconds:
+                    self.save()
+        except KeyboardInterrupt:
+            if self.trainer.step % self.recipe.steps_per_epoch:  # else its line and validation may be half done
+                self.save()
+            raise
 
     def _stopped(self) -> bool:
         """Whether validation has not improved for too long."""
@@ -186,6 +196,26 @@ class Session:
         trainer.accelerator.wait_for_everyone()
         epochs = trainer.step // self.recipe.steps_per_epoch
         return RunSummary(self.run, self.dice, means(scores), epochs, trainer.step, seconds, self.run / RUN_WEIGHTS)
+
+
+@contextmanager
+def held_back() -> Iterator[None]:
+    """Ctrl-C waits for the end of the block: a checkpoint of half a step would resume to other weights."""
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:  # ignored, or another's to handle
+        yield
+        return
+    asked: list[int] = []
+    try:
+        before = signal.signal(signal.SIGINT, lambda number, _: asked.append(number))
+    except ValueError:  # only the main thread may, and only there does Ctrl-C arrive
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if asked:
+        raise KeyboardInterrupt
 
 
 def flat(dice: float, found: Scores) -> dict[str, float]:

@@ -30,7 +30,11 @@ def split_cases(
     Raises DatasetError where there are too few patients.
     """
     fixed = [case for case in cases if case.split == "validation"]
+    if folds is not None and folds < 2:
+        raise DatasetError(f"{folds} folds leave nobody to train on", fix="ask for 2 or more")
     if fixed and folds is None:
+        if len(fixed) == len(cases):
+            raise DatasetError("every case is in the dataset's validation split", fix="put cases into its train folder")
         say(f"the dataset's own split: {len(cases) - len(fixed)} to train, {len(fixed)} to validate")
         return Split(tuple(c.name for c in cases if c.split != "validation"), tuple(c.name for c in fixed))
     patients = sorted({case.patient for case in cases})
@@ -40,7 +44,8 @@ def split_cases(
         raise DatasetError(f"{len(patients)} patients cannot be split", fix="add cases of other patients, or ask for fewer folds")
     order = np.random.default_rng(seed).permutation(len(patients))
     if folds is None:
-        held = {patients[i] for i in order[: max(1, round(fraction * len(patients)))]}
+        count = min(max(1, round(fraction * len(patients))), len(patients) - 1)  # someone on either side
+        held = {patients[i] for i in order[:count]}
     else:
         if not 0 <= fold < folds:
             raise DatasetError(f"there is no fold {fold} among {folds}", fix=f"choose 0 to {folds - 1}")

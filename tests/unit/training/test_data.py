@@ -98,6 +98,21 @@ def test_label_values_become_class_indices_and_the_ignore_label_is_ignored():
     assert indices(mask, task(ignore=255)).tolist() == [[[0, 1, 2, IGNORED]]]
 
 
+def test_ignored_voxels_stay_ignored_when_they_are_turned():
+    turning = Augment(**{**STILL.model_dump(), "rotate_p": 1, "rotate_deg": 40, "elastic_p": 1, "elastic_px": 1.5})
+    one = case(seed=1)
+    mask = np.where(one.mask == 2, IGNORED, one.mask).astype(np.int16)
+    image = np.where(mask == IGNORED, 5, mask).astype(np.float32)[None]
+    which = task(ignore=255)
+    cases, patch = [Prepared("c", image, mask, spots_of(mask, which))], (12, 12, 12)
+    samples = Samples(cases, which, Augmentation(turning, patch), patch=patch, seed=0)
+    seen = [samples[n] for n in range(6)]
+    assert {int(v) for sample in seen for v in sample["target"].unique()} == {IGNORED, 0, 1}
+    for sample in seen:
+        hidden = sample["target"] == IGNORED
+        assert not hidden.any() or float(sample["image"][0][hidden].mean()) > 2.5  # they lie where the fives went
+
+
 def test_objects_are_encoded_after_they_were_turned():
     which = task(2, Objects())
     turning = Augment(**{**STILL.model_dump(), "rotate_p": 1, "quarter_turns": True, "flip_axes": (1, 2)})

@@ -1,12 +1,14 @@
 """Plans: derived from the data, readable, editable, and the same after a round trip."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from vesalius.core.errors import DatasetError, LabelError, UnreadableFile
 from vesalius.io.datasets import open_dataset
 from vesalius.tasks.catalog import TASKS
-from vesalius.training.inspect import CaseFacts, Fingerprint, fingerprint
+from vesalius.training.inspect import CaseFacts, Fingerprint, fingerprint, foreground
 from vesalius.training.plan import Data, choose_patch, choose_pools, derive, normalisation, read_plan, write_plan
 from vesalius.training.recipe import RECIPES, Recipe
 
@@ -30,6 +32,12 @@ def test_a_fingerprint_counts_what_is_there(volume_set):
     assert found.counts.tolist() == [sum(int((m == k).sum()) for m in masks) for k in (0, 1, 2)]
     assert found.largest_shape == (24, 24, 20) and not found.mixed_spacing
     assert any("voxels: background" in line for line in found.describe(["a", "b"]))
+
+
+def test_ignored_voxels_are_no_foreground_to_measure():
+    mask = SimpleNamespace(array=np.array([[[0, 1, 1, 255, 255, 255]]], np.uint8))
+    image = SimpleNamespace(array=np.arange(6.0).reshape(1, 1, 1, 6))
+    assert foreground(image, mask, 255).tolist() == [[1, 2]] and foreground(image, mask).tolist() == [[1, 2, 3, 4, 5]]
 
 
 def test_a_plan_survives_its_file(tmp_path, volume_set):
@@ -102,6 +110,26 @@ def test_a_spoilt_plan_says_where(tmp_path, volume_set, change, says):
     assert change in text
     (tmp_path / "plan.toml").write_text(text.replace(change, change.replace("=", '= "x" #'), 1))
     with pytest.raises(DatasetError, match=says):
+        read_plan(tmp_path / "plan.toml")
+
+
+@pytest.mark.parametrize("table", ["data", "task", "recipe", "recipe.augment", "task.inference"])
+def test_a_key_that_no_plan_knows_is_refused(tmp_path, volume_set, table):
+    write_plan(plan_of(open_dataset(volume_set)), tmp_path / "plan.toml")
+    text = (tmp_path / "plan.toml").read_text()
+    assert f"\n[{table}]\n" in text
+    (tmp_path / "plan.toml").write_text(text.replace(f"\n[{table}]\n", f"\n[{table}]\nbatchsize = 4\n"))
+    with pytest.raises(DatasetError, match=f"{table}.batchsize"):
+        read_plan(tmp_path / "plan.toml")
+
+
+def test_a_patch_of_several_slices_does_not_fit_pictures(tmp_path, picture_set):
+    write_plan(plan_of(open_dataset(picture_set), Recipe(patch=(1, 32, 32))), tmp_path / "plan.toml")
+    text = (tmp_path / "plan.toml").read_text()
+    assert "patch = [1, 32, 32]" in text.split("[recipe]")[1]
+    head, tail = text.split("[recipe]")
+    (tmp_path / "plan.toml").write_text(head + "[recipe]" + tail.replace("patch = [1, 32, 32]", "patch = [4, 32, 32]"))
+    with pytest.raises(DatasetError, match="4 x 32 x 32"):
         read_plan(tmp_path / "plan.toml")
 
 

@@ -49,10 +49,21 @@ def test_no_named_patients_are_said_aloud():
     assert "each case is its own patient" in said[0]
 
 
-@pytest.mark.parametrize("changes", [{"folds": 11}, {"folds": 5, "fold": 5}])
+@pytest.mark.parametrize("changes", [{"folds": 11}, {"folds": 5, "fold": 5}, {"folds": 1}, {"folds": 0}])
 def test_what_cannot_be_split_is_an_error(changes):
     with pytest.raises(DatasetError):
         split(cases(), **changes)
+
+
+@pytest.mark.parametrize("fraction", [0.01, 0.99])
+def test_somebody_stands_on_either_side(fraction):
+    found = split(cases(4), fraction=fraction)
+    assert len(found.train) == len(found.validation) == 2
+
+
+def test_a_fixed_split_with_nobody_to_train_on_is_an_error():
+    with pytest.raises(DatasetError, match="validation split"):
+        split(cases(split="validation"))
 
 
 def test_a_split_comes_back_from_its_file(tmp_path):
