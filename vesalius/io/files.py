@@ -311,21 +311,23 @@ def _label_values(array: np.ndarray, path: Path) -> np.ndarray:
                          file=path, fix="save it as a grey image with one value a label")  # fmt: skip
     values = array[0]
     if values.dtype.kind == "f":
-        whole = np.rint(values)
-        # scl_slope leaves whole numbers a little off; one voxel in a thousandth of a label is still that label
-        worst = float(np.abs(values - whole).max(initial=0))
-        if worst > 1e-3:
-            odd = float(values[np.unravel_index(np.abs(values - whole).argmax(), values.shape)])
-            raise LabelError(f"the mask holds {odd:g}, which is no whole number", file=path, fix="give a label map, not scores")
-        values = whole.astype(np.int64)
-    if values.dtype.kind == "i":
-        low = int(values.min(initial=0))
-        if low < 0:
-            raise LabelError(f"the mask holds the negative value {low}", file=path, fix="labels are 0 and above")
-    top = int(values.max(initial=0))
+        for plane in values:
+            away = np.abs(plane - np.rint(plane))
+            if away.max() > 1e-3:  # scl_slope leaves whole numbers a little off; more is no label
+                odd = plane.flat[away.argmax()]
+                raise LabelError(f"the mask holds {odd:g}, which is no whole number", file=path, fix="give labels, not scores")
+    low, top = round(float(values.min())), round(float(values.max()))
+    if low < 0:
+        raise LabelError(f"the mask holds the negative value {low}", file=path, fix="labels are 0 and above")
     if top > 2**32 - 1:
         raise LabelError(f"the mask holds {top}, too large for a label", file=path)
-    return native(values.astype(np.uint8 if top <= 255 else np.uint16 if top <= 65535 else np.uint32, copy=False))
+    dtype = np.dtype(np.uint8 if top <= 255 else np.uint16 if top <= 65535 else np.uint32)
+    if values.dtype.kind != "f":
+        return native(values.astype(dtype, copy=False))
+    whole = np.empty(values.shape, dtype)
+    for z, plane in enumerate(values):
+        whole[z] = np.rint(plane)
+    return whole
 
 
 def _target(path: Path, format: str | None) -> tuple[Path, str]:

@@ -106,7 +106,7 @@ def start(file: BinaryIO, header: Any) -> None:
 def writing(part: Path) -> Iterator[BinaryIO]:
     """An open file, gzipped if its name says so; the same voxels give the same bytes (no time, no name inside)."""
     with open(part, "wb") as raw:
-        if part.name.endswith(".gz"):
+        if part.name.lower().endswith(".gz"):
             with gzip.GzipFile(filename="", mode="wb", compresslevel=COMPRESSION, fileobj=raw, mtime=0) as file:
                 yield cast(BinaryIO, file)
         else:

@@ -193,6 +193,14 @@ def test_the_format_gives_the_suffix_and_must_not_contradict_it(tmp_path):
         write(mask, tmp_path / "y", format="nifty")
 
 
+def test_suffixes_count_in_capitals_too(tmp_path):
+    image = read(volume(tmp_path / "a.nii.gz"))
+    mask = Mask(np.ones(image.grid.shape, np.uint8), image.grid)
+    path = write(mask, tmp_path / "M.NII.GZ", like=image)
+    assert path.read_bytes()[:2] == b"\x1f\x8b" and read_mask(path, like=image).array.all()
+    assert default_suffix(read(picture(tmp_path / "P.PNG"))) == ".png"
+
+
 def test_declared_labels_decide_the_width_so_that_a_folder_agrees(tmp_path):
     grid = Grid((1, 5, 6), None, 2)
     labels = Labels((Label(1, "a"), Label(300, "b")))

@@ -183,7 +183,8 @@ def test_a_picture_cut_short_is_refused_in_one_line(tmp_path, name, keep):
     elif name == "deep.png":
         png(path, RNG.integers(0, 65536, (90, 100, 3), dtype=np.uint16))
     else:
-        options = {"lzw.tif": {"compression": "lzw"}, "tiled.tif": {"tile": (32, 32)}, "jpeg.tif": {"compression": "jpeg"}}.get(name, {})
+        kinds = {"lzw.tif": {"compression": "lzw"}, "tiled.tif": {"tile": (32, 32)}, "jpeg.tif": {"compression": "jpeg"}}
+        options = kinds.get(name, {})
         tifffile.imwrite(path, np.stack([rgb] * 4) if name == "pages.tif" else rgb, photometric="rgb", **options)
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * keep)])
     with pytest.raises(UnreadableFile) as caught:
