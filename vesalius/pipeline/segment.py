@@ -214,9 +214,11 @@ def fit_channels(image: Image, task: Task) -> Image:
 
 def flips_of(task: Task, wanted: bool | None) -> tuple[int, ...]:
     """Axes to mirror: the task's own; all the model knows where flips are asked for and the task names none; or none."""
-    if wanted is None or (wanted and task.inference.flips):
+    if wanted is None:
         return task.inference.flips
-    return (() if not wanted else (1, 2)) if task.dims == 2 or not wanted else (0, 1, 2)
+    if not wanted:
+        return ()
+    return task.inference.flips or ((1, 2) if task.dims == 2 else (0, 1, 2))
 
 
 class _Run:

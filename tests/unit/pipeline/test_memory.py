@@ -11,13 +11,13 @@ from vesalius.transforms.spatial import Resample, prepare
 
 
 class Chain(nn.Module):
-    """Three convolutions in a row: while the second runs, only its input and its output need to live."""
+    """Five convolutions in a row: while one runs, only its input and its output need to live."""
 
     dims = 3
 
     def __init__(self):
         super().__init__()
-        self.body = nn.Sequential(*(nn.Conv3d(i, o, 3, padding=1) for i, o in ((1, 10), (10, 10), (10, 2))))
+        self.body = nn.Sequential(*(nn.Conv3d(i, o, 3, padding=1) for i, o in ((1, 10), (10, 10), (10, 10), (10, 10), (10, 2))))
 
     def forward(self, x):
         return Outputs(self.body(x))

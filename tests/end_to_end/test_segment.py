@@ -1,0 +1,223 @@
+"""The hallway on real images and trained weights, and what a folder run promises."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from specimens import picture, volume
+
+from vesalius.core.errors import ChannelError, InputError, OutputError
+from vesalius.io.files import read, read_mask
+from vesalius.pipeline import segment as room
+from vesalius.pipeline.predictor import load
+from vesalius.pipeline.segment import segment, segment_image
+from vesalius.pipeline.tiled import tiled
+from vesalius.tasks.catalog import TASKS
+from vesalius.tasks.decide import decide
+from vesalius.transforms.spatial import prepare
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+MRI = next((EXAMPLES / "hippocampus" / "images").glob("*.nii.gz"))
+NUCLEI = EXAMPLES / "nuclei" / "images" / "fluorescence.png"
+
+
+def dice(a, b):
+    return 2 * (a & b).sum() / (a.sum() + b.sum())
+
+
+def test_streamed_bf16_decides_as_the_whole_volume_in_fp32():
+    image = read(MRI)
+    exact = load("hippocampus", device="cpu", precision="fp32")
+    small, restore = prepare(image, exact.task.steps)
+    slabs = tiled(exact.models, small.array, patch=exact.task.inference.patch, flips=exact.task.inference.flips, precision="fp32")
+    whole = np.concatenate([slab for _, slab in slabs], axis=1)
+    want = decide(restore.scores(whole), exact.task.decide, exact.task.labels.values)
+    plain = segment_image(image, exact).mask.array
+    np.testing.assert_array_equal(plain, want)
+    fast = segment_image(image, load("hippocampus", device="cpu", precision="bf16")).mask.array
+    assert (fast == want).mean() >= 0.999
+    for label in (1, 2):
+        assert dice(fast == label, want == label) > 0.99
+
+
+@pytest.mark.parametrize("task, path", [("hippocampus", MRI), ("nuclei", NUCLEI)])
+def test_the_shipped_tasks_find_what_is_there(task, path, tmp_path):
+    summary = segment(path, tmp_path, task=task, device="cpu", report=False)
+    mask = read_mask(summary.cases[0].mask, like=read(path))
+    reference = read_mask(next((path.parents[1] / "labels").glob(f"{path.name.split('.')[0]}.*")))
+    assert dice(mask.array > 0, reference.array > 0) > 0.8
+    assert summary.cases[0].objects is None if task == "hippocampus" else summary.cases[0].objects > 1
+
+
+def test_memory_that_is_allowed_does_not_change_the_mask(volume_weights, tmp_path):
+    image = read(volume(tmp_path / "case.nii.gz", size=(40, 36, 50)))
+    predictor = load("unet", weights=volume_weights, device="cpu", precision="fp32")
+    roomy = segment_image(image, predictor)
+    tight = segment_image(image, predictor, room.SegmentOptions(max_ram=2_600_000))
+    np.testing.assert_array_equal(tight.mask.array, roomy.mask.array)
+    with pytest.raises(InputError, match=r"--max-ram"):
+        segment_image(image, predictor, room.SegmentOptions(max_ram=600_000))
+    with pytest.raises(InputError, match=r"--max-ram"):
+        segment_image(image, predictor, room.SegmentOptions(max_ram=1000))
+
+
+def test_a_grey_picture_is_repeated_for_an_rgb_model_and_that_is_said(picture_weights, tmp_path):
+    predictor = load("unet", weights=picture_weights, device="cpu", precision="fp32")
+    grey = read(picture(tmp_path / "grey.png", mode="L"))
+    colour = read(picture(tmp_path / "colour.png", mode="RGB"))
+    found = segment_image(grey, predictor)
+    assert any("repeated" in note for note in found.notes)
+    np.testing.assert_array_equal(found.mask.array, segment_image(colour, predictor).mask.array)
+
+
+def test_other_channels_than_the_model_wants_are_an_error(volume_weights, tmp_path):
+    with pytest.raises(ChannelError, match=r"3 channels.*wants 1 \(MRI\)"):
+        segment(picture(tmp_path / "case.png"), tmp_path / "out", model="unet", weights=volume_weights, device="cpu")
+
+
+def test_what_was_made_with_other_options_is_not_replaced_unless_allowed(picture_weights, tmp_path):
+    given = {"model": "unet", "weights": picture_weights, "device": "cpu"}
+    case, out = picture(tmp_path / "case.png"), tmp_path / "out"
+    assert segment(case, out, **given).cases[0].state == "done"
+    assert segment(case, out, **given).cases[0].state == "skipped"
+    before = (out / "case.png").read_bytes()
+    with pytest.raises(OutputError, match="--overwrite"):
+        segment(case, out, overlap=0.25, **given)
+    assert (out / "case.png").read_bytes() == before
+    assert segment(case, out, overlap=0.25, overwrite=True, **given).cases[0].state == "done"
+    picture(case, seed=5)
+    with pytest.raises(OutputError, match="--overwrite"):
+        segment(case, out, overlap=0.25, **given)
+
+
+def test_a_mask_that_somebody_else_made_is_never_replaced_silently(picture_weights, tmp_path):
+    case = picture(tmp_path / "case.png")
+    theirs = picture(tmp_path / "out" / "case.png", seed=9).read_bytes()
+    with pytest.raises(OutputError, match="already"):
+        segment(case, tmp_path / "out", model="unet", weights=picture_weights, device="cpu")
+    assert (tmp_path / "out" / "case.png").read_bytes() == theirs
+
+
+def test_a_run_that_broke_goes_on_where_it_stopped(picture_weights, tmp_path, monkeypatch):
+    for i in range(3):
+        picture(tmp_path / "in" / f"case_{i}.png", seed=i)
+    given = {"model": "unet", "weights": picture_weights, "device": "cpu"}
+    real, calls = room.write, []
+
+    def breaks(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(room, "write", breaks)
+    with pytest.raises(KeyboardInterrupt):
+        segment(tmp_path / "in", tmp_path / "out", **given)
+    monkeypatch.setattr(room, "write", real)
+    summary = segment(tmp_path / "in", tmp_path / "out", **given)
+    assert [case.state for case in summary.cases] == ["skipped", "done", "done"]
+    html = summary.report.read_text()
+    assert html.count("<figure>") == 3, "the report of a resumed run shows the earlier cases too"
+
+
+def test_a_replacement_that_breaks_is_not_taken_for_done(picture_weights, tmp_path, monkeypatch):
+    given = {"model": "unet", "weights": picture_weights, "device": "cpu"}
+    case, out = picture(tmp_path / "case.png"), tmp_path / "out"
+    segment(case, out, **given)
+
+    def breaks(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(room, "write", breaks)
+    with pytest.raises(KeyboardInterrupt):
+        segment(case, out, overlap=0.25, overwrite=True, **given)
+    monkeypatch.undo()
+    with pytest.raises(OutputError, match="--overwrite"):
+        segment(case, out, **given)
+
+
+@pytest.mark.parametrize("task, own", [("hippocampus", TASKS["hippocampus"].inference.flips), ("nuclei", ())])
+def test_flips_are_the_tasks_own_or_as_asked_for(task, own):
+    record = TASKS[task].model_copy(update={"inference": TASKS[task].inference.model_copy(update={"flips": own})})
+    every = (1, 2) if record.dims == 2 else (0, 1, 2)
+    assert room.flips_of(record, None) == own
+    assert room.flips_of(record, False) == ()
+    assert room.flips_of(record, True) == (own or every)
+
+
+def test_a_fault_of_ours_in_one_case_is_listed_and_the_others_are_done(picture_weights, tmp_path, monkeypatch):
+    for i in range(3):
+        picture(tmp_path / "in" / f"case_{i}.png", seed=i)
+    real = room.segment_image
+
+    def falters(image, *args, **kwargs):
+        if image.name == "case_1":
+            raise RuntimeError("surprise")
+        return real(image, *args, **kwargs)
+
+    monkeypatch.setattr(room, "segment_image", falters)
+    summary = segment(tmp_path / "in", tmp_path / "out", model="unet", weights=picture_weights, device="cpu")
+    assert [case.state for case in summary.cases] == ["done", "failed", "done"]
+    assert "internal error: RuntimeError: surprise" in summary.failed[0].error
+    assert not (tmp_path / "out" / "case_1.png").exists()
+
+
+@pytest.mark.parametrize("orientation", ["RAS", "LPS", "SAR"])
+def test_probabilities_lie_on_the_image_and_decide_as_the_mask(orientation, volume_weights, tmp_path):
+    import nibabel
+
+    made = nibabel.load(volume(tmp_path / "plain.nii.gz", size=(30, 26, 22)))
+    turned = made.as_reoriented(nibabel.orientations.axcodes2ornt(tuple(orientation)))
+    nibabel.save(turned, tmp_path / "case.nii.gz")
+    given = {"weights": volume_weights, "device": "cpu", "precision": "fp32"}
+    summary = segment(tmp_path / "case.nii.gz", tmp_path / "out", model="unet", save_probabilities=True, **given)
+    kept = nibabel.load(summary.cases[0].probabilities)
+    shares = kept.get_fdata()
+    mask = nibabel.load(summary.cases[0].mask)
+    np.testing.assert_allclose(kept.affine, mask.affine, atol=1e-4)
+    np.testing.assert_allclose(shares.sum(axis=3), 1, atol=5e-3)
+    first, second = np.sort(shares, axis=3)[..., ::-1][..., :2].transpose(3, 0, 1, 2)
+    clear = first - second > 2e-3
+    np.testing.assert_array_equal(shares.argmax(axis=3)[clear], np.asarray(mask.dataobj)[clear])
+    assert clear.mean() > 0.9
+
+
+def test_progress_rises_to_the_end_with_time_left(volume_weights, tmp_path):
+    for i in range(2):
+        volume(tmp_path / "in" / f"case_{i}.nii.gz", size=(60, 60, 40), seed=i)
+    seen = []
+    segment(tmp_path / "in", tmp_path / "out", model="unet", weights=volume_weights, device="cpu", progress=seen.append)
+    shares = [(now.index + now.done) / now.count for now in seen]
+    assert shares == sorted(shares) and shares[-1] == 1 and len(shares) > 2
+    assert all(now.seconds_left >= 0 for now in seen)
+
+
+def test_the_report_shows_no_more_of_a_patient_than_the_stem(volume_weights, tmp_path):
+    from specimens import dicom_series
+
+    study = dicom_series(tmp_path / "study_7")
+    summary = segment(study, tmp_path / "out", model="unet", weights=volume_weights, device="cpu", overlays=True)
+    html = summary.report.read_text()
+    assert "study_7" in html and (tmp_path / "out" / "overlays" / "study_7.png").is_file()
+    for secret in ("Nobody", "p1<", str(tmp_path)):
+        assert secret not in html
+    kept = json.loads((tmp_path / "out" / ".vesalius" / "study_7.json").read_text())
+    assert "Nobody" not in json.dumps(kept)
+
+
+def test_explain_runs_no_network(volume_weights, tmp_path, monkeypatch):
+    from vesalius.pipeline import explain as words
+
+    case = volume(tmp_path / "case.nii.gz", size=(64, 60, 50))
+    sizes = []
+    hook = torch.nn.modules.module.register_module_forward_pre_hook(lambda module, given: sizes.append(given[0].numel()))
+    try:
+        said = words.explain(case, tmp_path / "out", room.SegmentOptions(model="unet", weights=volume_weights, device="cpu"))
+    finally:
+        hook.remove()
+    assert max(sizes, default=0) <= 8 * 16**3, "no more than the small tile on which memory is counted"
+    for word in ("50 x 60 x 64 voxels", "resample", "tiles", "x", "mm", "case.nii.gz"):
+        assert word in said
+    assert not (tmp_path / "out").exists()
