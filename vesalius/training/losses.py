@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..core.errors import unknown_name
+from ..core.errors import InputError, unknown_name
 from .processes import together
 
 IGNORED = -1
@@ -120,6 +120,18 @@ LOSSES: dict[str, Loss] = {
     "tversky": tversky,
     "objects": objects,
 }
+
+
+TEACHES = {"objects": ("objects",), "regions": ("dice_bce",)}  # by how a task decides; all others teach classes
+
+
+def check_loss(name: str, decides: str) -> None:
+    """Raises UnknownName for an unknown loss, InputError for one whose scores mean something else to who `decides`."""
+    find_loss(name)
+    special = [one for losses in TEACHES.values() for one in losses]
+    fitting = TEACHES.get(decides, tuple(one for one in LOSSES if one not in special))
+    if name not in fitting:
+        raise InputError(f"the loss '{name}' does not teach a task that decides by '{decides}'", fix=f"take {', '.join(fitting)}")
 
 
 def find_loss(name: str) -> Loss:

@@ -27,7 +27,7 @@ from ..tasks.task import Inference, ModelSpec, Task
 from ..transforms.intensity import Percentile, Scale, Window, ZScore
 from ..transforms.spatial import Orient, Resample
 from .inspect import Fingerprint, by
-from .losses import find_loss
+from .losses import check_loss
 from .recipe import Recipe, Record, first_problem
 
 VOXELS = {2: 256 * 256, 3: 96 * 96 * 32}  # of a patch, where the recipe names none: what a CPU turns over in about a second
@@ -115,7 +115,7 @@ def derive(
     patch = fit_patch(patch, model, config, found.dims)
     batch = recipe.batch or max(2, min(8, BATCH_VOXELS[found.dims] // math.prod(patch)))
     loss = recipe.loss or {"objects": "objects", "regions": "dice_bce"}.get(decide.kind, listed.loss)
-    find_loss(loss)
+    check_loss(loss, decide.kind)
     task = Task(
         name=like.name if like else data.name,
         title=like.title if like else f"{data.name}, trained with Vesalius",
@@ -273,6 +273,7 @@ def read_plan(path: str | Path) -> Plan:
     missing = [key for key in ("patch", "batch", "loss") if getattr(plan.recipe, key) is None]
     if missing:
         raise DatasetError(f"recipe.{missing[0]} is missing", file=path, fix="make a plan with --plan-only and edit that")
+    check_loss(plan.loss, plan.task.decide.kind)
     if plan.task.dims == 2 and plan.patch[0] != 1:
         raise DatasetError(f"recipe.patch is {by(plan.patch)}, for pictures", file=path, fix="patches of pictures have Z = 1")
     return plan

@@ -8,15 +8,24 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
 from ..core.errors import InputError, UnreadableFile, unknown_name
 
 
 class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def rising(pair: tuple[float, float]) -> tuple[float, float]:
+    if pair[0] > pair[1]:
+        raise ValueError(f"a range goes from low to high, not from {pair[0]:g} to {pair[1]:g}")
+    return pair
+
+
+Range = Annotated[tuple[float, float], AfterValidator(rising)]
 
 
 class Augment(Record):
@@ -27,27 +36,27 @@ class Augment(Record):
 
     rotate_deg: float = Field(30.0, ge=0, le=180)
     rotate_p: float = Field(0.2, ge=0, le=1)
-    scale: tuple[float, float] = (0.7, 1.4)
+    scale: Range = (0.7, 1.4)
     scale_p: float = Field(0.2, ge=0, le=1)
     scale_together_p: float = Field(1.0, ge=0, le=1)  # one factor for all axes; else each its own
-    flip_axes: tuple[int, ...] = ()
+    flip_axes: tuple[Literal[0, 1, 2], ...] = ()
     quarter_turns: bool = False
     elastic_px: float = Field(0.0, ge=0)  # standard deviation of the displacement at each node of a coarse grid
     elastic_nodes: int = Field(3, ge=2)
     elastic_p: float = Field(0.0, ge=0, le=1)
-    noise: tuple[float, float] = (0.0, 0.1)  # standard deviation, in intensities after the task's steps
+    noise: Range = (0.0, 0.1)  # standard deviation, in intensities after the task's steps
     noise_p: float = Field(0.1, ge=0, le=1)
-    blur_px: tuple[float, float] = (0.5, 1.0)
+    blur_px: Range = (0.5, 1.0)
     blur_p: float = Field(0.2, ge=0, le=1)
-    brightness: tuple[float, float] = (0.75, 1.25)
+    brightness: Range = (0.75, 1.25)
     brightness_p: float = Field(0.15, ge=0, le=1)
     shift: float = Field(0.0, ge=0)  # standard deviation of what is added
     shift_p: float = Field(0.0, ge=0, le=1)
-    contrast: tuple[float, float] = (0.75, 1.25)
+    contrast: Range = (0.75, 1.25)
     contrast_p: float = Field(0.15, ge=0, le=1)
-    low_resolution: tuple[float, float] = (0.5, 1.0)
+    low_resolution: Range = (0.5, 1.0)
     low_resolution_p: float = Field(0.25, ge=0, le=1)
-    gamma: tuple[float, float] = (0.7, 1.5)
+    gamma: Range = (0.7, 1.5)
     gamma_p: float = Field(0.3, ge=0, le=1)
     gamma_invert_p: float = Field(0.1, ge=0, le=1)
     invert_p: float = Field(0.0, ge=0, le=1)  # dark on bright becomes bright on dark: 1 - x, for intensities in 0..1
@@ -70,7 +79,7 @@ class Recipe(Record):
     ema: float = Field(0.998, ge=0, lt=1)
     clip: float = Field(12.0, gt=0)
     batch: int | None = Field(None, ge=1)
-    patch: tuple[int, int, int] | None = None  # voxels of the prepared grid (Z, Y, X)
+    patch: tuple[PositiveInt, PositiveInt, PositiveInt] | None = None  # voxels of the prepared grid (Z, Y, X)
     spacing_mm: tuple[float, float, float] | None = None
     foreground: float = Field(0.33, ge=0, le=1)  # part of the samples centred on a foreground voxel
     balance: Literal["none", "appearance"] = "none"

@@ -4,8 +4,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from trainable import pictures, volumes
 
-from vesalius.core.errors import DatasetError, LabelError, UnreadableFile
+from vesalius.core.errors import DatasetError, InputError, LabelError, UnreadableFile
 from vesalius.io.datasets import open_dataset
 from vesalius.tasks.catalog import TASKS
 from vesalius.training.inspect import CaseFacts, Fingerprint, fingerprint, foreground
@@ -62,6 +63,13 @@ def test_labels_that_a_task_does_not_know_are_an_error(volume_set):
         plan_of(open_dataset(volume_set), like=nobody)
 
 
+@pytest.mark.parametrize("instances, loss", [(False, "objects"), (False, "dice_bce"), (True, "dice_ce")])
+def test_a_loss_that_teaches_something_else_is_refused(tmp_path, picture_set, instances, loss):
+    root = pictures(tmp_path, 4, instances=True) if instances else picture_set
+    with pytest.raises(InputError, match="does not teach"):
+        plan_of(open_dataset(root, instances=instances), Recipe(loss=loss))
+
+
 def test_normalisation_follows_the_kind_of_image():
     assert normalisation(facts(units="HU")).kind == "window" and normalisation(facts(units="HU")).high == 900
     assert normalisation(facts()).kind == "zscore"
@@ -70,8 +78,6 @@ def test_normalisation_follows_the_kind_of_image():
 
 
 def test_mixed_spacings_are_resampled_or_refused(tmp_path):
-    from trainable import volumes
-
     data = open_dataset(volumes(tmp_path, 4, ((1.0, 1.0, 1.0), (1.0, 1.0, 2.0))))
     said = []
     plan = plan_of(data, say=said.append)
