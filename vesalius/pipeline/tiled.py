@@ -49,6 +49,7 @@ class TilePlan:
     mirrored: bool  # what lies beyond the border: the image mirrored, or zeros
     batch: int
     slab: int  # planes that leave together
+    open: int  # planes being written at a time, at most
     dtype: torch.dtype  # of the held planes
     bf16: bool
     held_bytes: int
@@ -106,7 +107,7 @@ def plan_tiles(
     held = min(padded[0], gives[0])
     tiles = math.prod(len(axis) for axis in walk)
     for count, slab, dtype in _choices(batch, plane, padded[0], tiles, patch, bf16):
-        ahead = (count - 1) // max(1, len(walk[1]) * len(walk[2])) * gives[0]  # a batch may reach into the next rows
+        ahead = max(each[-1][0] - each[0][0] for each in _batches(walk, count))  # short rows that go together
         planes = min(padded[0], held + ahead + slab)
         bytes_ = count * each + plane * (planes * dtype.itemsize + slab * 4)
         if ram_bytes is None or bytes_ <= ram_bytes:
@@ -119,7 +120,7 @@ def plan_tiles(
         )
     before = tuple((p - n) // 2 for p, n in zip(padded, size, strict=True))
     mirrored = gives != patch or _dims(models[0]) == 2
-    return TilePlan(patch, gives, walk, padded, before, mirrored, count, slab, dtype, bf16, bytes_)
+    return TilePlan(patch, gives, walk, padded, before, mirrored, count, slab, planes, dtype, bf16, bytes_)
 
 
 def use_bf16(precision: Precision, device: torch.device) -> bool:
@@ -180,6 +181,18 @@ def _choices(
     yield 1, 1, torch.float16
 
 
+def _batches(walk: tuple[tuple[int, ...], ...], batch: int) -> list[list[Shape]]:
+    """All tiles in order of z, at most `batch` at a time. A row of tiles, all of one z, is finished before the next is opened,
+    and shared out evenly; only rows shorter than a batch go together."""
+    rows = max(1, batch // (len(walk[1]) * len(walk[2])))
+    found = []
+    for first in range(0, len(walk[0]), rows):
+        tiles = list(itertools.product(walk[0][first : first + rows], *walk[1:]))
+        size = -(-len(tiles) // -(-len(tiles) // batch))
+        found += [tiles[at : at + size] for at in range(0, len(tiles), size)]
+    return found
+
+
 def _mirrorings(flips: Sequence[int]) -> list[tuple[int, ...]]:
     axes = sorted(set(flips))
     if any(axis not in (0, 1, 2) for axis in axes):
@@ -192,17 +205,17 @@ def _walk(models: Sequence[nn.Module], array: np.ndarray, plan: TilePlan, mirror
     device = device_of(models[0])
     curves = [_curves(n, p, s) for n, p, s in zip(plan.padded, plan.gives, plan.starts, strict=True)]
     planes = _Planes(plan, array.shape[1:], device)
-    tiles = list(itertools.product(*plan.starts))
-    for first in range(0, len(tiles), plan.batch):
-        chosen = tiles[first : first + plan.batch]
+    batches, done = _batches(plan.starts, plan.batch), 0
+    for index, chosen in enumerate(batches):
         x = torch.from_numpy(np.stack([_cut(array, tile, plan) for tile in chosen])).to(device)
         scores = _forward(models, x, mirrorings, plan.bf16)
         for tile, score in zip(chosen, scores, strict=True):
             planes.add(score, tile, [curve[start] for curve, start in zip(curves, tile, strict=True)])
-        last = first + plan.batch >= len(tiles)
-        yield from planes.finished(plan.padded[0] if last else tiles[first + plan.batch][0], last)
+        last = index == len(batches) - 1
+        yield from planes.finished(plan.padded[0] if last else batches[index + 1][0][0], last)
+        done += len(chosen)
         if progress:
-            progress(min(first + plan.batch, len(tiles)), len(tiles))
+            progress(done, plan.tiles)
 
 
 def _curves(size: int, patch: int, walk: Sequence[int]) -> dict[int, torch.Tensor]:
@@ -257,7 +270,11 @@ def _forward(models: Sequence[nn.Module], x: torch.Tensor, mirrorings: list, bf1
 
 
 class _Planes:
-    """The planes still being written, each (K, Y, X), by their z on the padded lattice; finished ones are used again."""
+    """The planes still being written, each (K, Y, X), by their z on the padded lattice; finished ones are used again.
+
+    All lie in one block: taken one by one between a network's short-lived maps, they would tear holes into the heap
+    that the process keeps, a multiple of what it uses.
+    """
 
     def __init__(self, plan: TilePlan, size: Shape, device: torch.device):
         self.plan, self.size, self.device = plan, size, device
@@ -297,8 +314,8 @@ class _Planes:
 
     def _plane(self, z: int, classes: int) -> torch.Tensor:
         if z not in self.open:
-            fresh = self.spare.pop().zero_() if self.spare else None
-            if fresh is None:
-                fresh = torch.zeros((classes, *self.plan.padded[1:]), dtype=self.plan.dtype, device=self.device)
-            self.open[z] = fresh
+            if not self.spare and not self.open:  # the first tile tells the classes; the system gives a page once it is written
+                shape = (self.plan.open, classes, *self.plan.padded[1:])
+                self.spare = list(torch.empty(shape, dtype=self.plan.dtype, device=self.device))
+            self.open[z] = self.spare.pop().zero_()
         return self.open[z]
