@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from vesalius.models.catalog import build
+from vesalius.models.contract import Outputs
 from vesalius.pipeline.tiled import plan_tiles, tiled
 
 
@@ -43,3 +45,21 @@ def test_bf16_decides_as_fp32_on_a_smooth_volume():
     assert 0 < difference.mean() < 0.02 * spread, "bf16 keeps 8 bits: not the same, and not far"
     alike = (decided["fp32"] == decided["bf16"]).mean()
     assert alike > 0.98, f"{alike:.4f}: untrained scores lie close together, trained ones agree to 0.999"
+
+
+class Many(nn.Module):
+    """The picture itself as each of 64 classes: a plane of scores is as large as a slab."""
+
+    dims = 2
+
+    def forward(self, x):
+        return Outputs(x.repeat(1, 64, 1, 1))
+
+
+def test_planes_of_a_batch_that_reaches_over_several_of_them_have_room():
+    array = np.random.default_rng(0).standard_normal((1, 9, 256, 256), dtype=np.float32)
+    plan = plan_tiles([Many()], array.shape, patch=(1, 256, 256), batch=4, precision="fp32")
+    assert (plan.slab, plan.batch, plan.open) == (1, 4, 1 + 3 + 1)
+    for z0, slab in tiled(Many(), array, patch=(1, 256, 256), batch=4, precision="fp32"):
+        assert slab.shape == (64, 1, 256, 256)
+        np.testing.assert_allclose(slab[[0, 63], 0], array[[0, 0], z0], rtol=1e-6)
