@@ -43,7 +43,7 @@ def main() -> None:
         sections.append(Section(f"{name}: {TASKS[name].title}", body))
     sections.append(Section("Where the examples come from", paragraph(attribution(arguments.data))))
     report = arguments.out / "report.html"
-    report.write_text(page("Vesalius: the examples", sections, "Neither case was used to train the weights."), encoding="utf-8")
+    report.write_text(page("Vesalius: the examples", sections, "No case here was used to train the weights."), encoding="utf-8")
     print("\nDice against the references, which no training has seen:", *lines, sep="\n")
     print(f"\nDone in {time.perf_counter() - start:.0f} s. Masks, overlays and scores: {arguments.out}/  Report: {report}")
 

@@ -108,7 +108,7 @@ def test_evaluate_scores_pairs_and_writes_three_files(run, tmp_path):
     found = document(run(*words))
     assert len(found["cases"]) == 3 and set(found["summary"]) == {"front", "back"}
     assert {key: found["summary"]["front"]["dice"][key] for key in ("mean", "low", "high")} == {"mean": 1, "low": 1, "high": 1}
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"cases.csv", "summary.json", "report.html"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"scores.csv", "summary.json", "report.html"}
     assert json.loads((tmp_path / "out" / "summary.json").read_text()) == found
 
 

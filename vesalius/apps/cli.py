@@ -159,7 +159,7 @@ def train(
 def evaluate(
     predictions: Annotated[Path, Argument(help="A mask, or a folder of masks.", show_default=False)],
     references: Annotated[Path, Argument(help="The reference, or a folder of them, paired by stem.", show_default=False)],
-    out: Annotated[Path | None, Option("--out", "-o", help="A folder for cases.csv, summary.json and report.html.")] = None,
+    out: Annotated[Path | None, Option("--out", "-o", help="A folder for scores.csv, summary.json and report.html.")] = None,
     labels: Annotated[str | None, Option(metavar="1=NAME,2=NAME", help="Which values count, and their names.")] = None,
     instances: Annotated[bool, Option("--instances", help="The masks number objects: F1, AJI, PQ.")] = False,
     tolerance: Annotated[float | None, Option(min=0.0, help="Of the surface Dice (NSD), in mm; default 1.")] = None,

@@ -71,7 +71,7 @@ def show_evaluated(screen: Terminal, evaluation: Evaluation, out: Path | None, i
         screen.say(line)
     if out is not None:
         write_evaluation(evaluation, out, images)
-        screen.say(f"cases.csv, summary.json and report.html: {out}")
+        screen.say(f"scores.csv, summary.json and report.html: {out}")
     screen.result(evaluation.record())
     for name in evaluation.missing:
         screen.complain(f"missing: {name} has no prediction; it was scored as an empty one")
@@ -84,7 +84,7 @@ def write_evaluation(evaluation: Evaluation, out: Path, images: Path | None) -> 
     """The evaluation as CSV, JSON and one HTML page; raises OutputError."""
     from ..pipeline.scorecard import scorecard
 
-    evaluation.to_csv(out / "cases.csv")
+    evaluation.to_csv(out / "scores.csv")  # cases.csv is the name of the patient table
     evaluation.to_json(out / "summary.json")
     with atomic(out / "report.html") as part:
         part.write_text(scorecard(evaluation, images), encoding="utf-8")

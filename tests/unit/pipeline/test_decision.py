@@ -104,3 +104,24 @@ def test_more_objects_than_a_mask_can_number_are_refused(monkeypatch):
     _, restore = prepare(blank, ())
     with pytest.raises(InputError, match="89999 objects"):
         label_map([(0, np.zeros((2, 1, 300, 300), np.float32))], restore, task(values=(1,), rule=Objects(), dims=2))
+
+
+def test_at_a_seam_what_was_numbered_first_keeps_its_pixels(monkeypatch):
+    """Two windows may see a shared pixel differently: the object written first is not nibbled at."""
+    from vesalius.pipeline import decision
+    from vesalius.tasks.decide import Objects
+
+    monkeypatch.setattr(decision, "HALO_PX", 8)
+    reach = {0: (20, 36), 1: (30, 50)}  # columns of the one object each window sees; centres 28 and 40, cores 0..32 and 32..64
+    calls = iter(reach)
+
+    def see(scores, rule, values):
+        start, stop = reach[next(calls)]
+        columns = scores[0, 0, 0].astype(int)  # the scores say where the window lies
+        return ((columns >= start) & (columns < stop))[None, None].repeat(4, 1).astype(np.uint16)
+
+    monkeypatch.setattr(decision, "decide", see)
+    scores = np.broadcast_to(np.arange(64, dtype=np.float32), (2, 1, 4, 64))
+    found = decision.decode_windows(scores, Objects(), (1,), window=32)
+    assert np.flatnonzero(found[0, 0] == 1).tolist() == list(range(20, 36))
+    assert np.flatnonzero(found[0, 0] == 2).tolist() == list(range(36, 50))
