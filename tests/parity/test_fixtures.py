@@ -7,15 +7,14 @@ from pathlib import Path
 import check
 import numpy as np
 import pytest
-
-from vesalius.models.catalog import CATALOG
+import reference as references
 
 SHARED = Path(__file__).resolve().parents[2] / ".." / "shared" / "parity"
 
 
 def folders() -> list[Path]:
     configs = sorted(SHARED.glob("*/config.json"))
-    return [c.parent for c in configs if json.loads(c.read_text(encoding="utf-8")).get("model") in CATALOG]
+    return [c.parent for c in configs if json.loads(c.read_text(encoding="utf-8")).get("model") in check.COMPARE]
 
 
 @pytest.mark.skipif(not folders(), reason="the reference tensors do not lie beside the checkout")
@@ -25,7 +24,7 @@ def test_our_arrays_equal_the_official_ones(folder: Path, capsys: pytest.Capture
     assert code == 0, capsys.readouterr().out
 
 
-def write(folder: Path, reference: check.Folder) -> Path:
+def write(folder: Path, reference: references.Folder) -> Path:
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(reference.extra), encoding="utf-8")
     (folder / "state.safetensors").symlink_to((reference.path / "state.safetensors").resolve())
@@ -34,29 +33,29 @@ def write(folder: Path, reference: check.Folder) -> Path:
 
 
 @pytest.fixture
-def reference(shared_parity: Path) -> check.Folder:
-    return check.Folder.open(shared_parity / "unet_2d")
+def reference(shared_parity: Path) -> references.Folder:
+    return references.Folder.open(shared_parity / "unet_2d")
 
 
-def test_a_shifted_value_is_found(reference: check.Folder, tmp_path: Path) -> None:
+def test_a_shifted_value_is_found(reference: references.Folder, tmp_path: Path) -> None:
     wrong = reference.arrays["y"].copy()
     wrong[0, 1, 3, 4] += 2e-4
     folder = write(tmp_path / "wrong", replace(reference, arrays={**reference.arrays, "y": wrong}))
     assert check.main([str(folder)]) == 1
 
 
-def test_an_array_that_nobody_compares_is_found(reference: check.Folder, tmp_path: Path) -> None:
+def test_an_array_that_nobody_compares_is_found(reference: references.Folder, tmp_path: Path) -> None:
     folder = write(tmp_path / "more", replace(reference, arrays={**reference.arrays, "surprise": np.zeros(3)}))
     assert check.main([str(folder)]) == 1
 
 
-def test_a_missing_tensor_is_found(reference: check.Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    load = check.load_file
-    monkeypatch.setattr(check, "load_file", lambda path: {k: v for k, v in load(path).items() if k != "outc.conv.bias"})
+def test_a_missing_tensor_is_found(reference: references.Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    load = references.load_file
+    monkeypatch.setattr(references, "load_file", lambda path: {k: v for k, v in load(path).items() if k != "outc.conv.bias"})
     assert check.main([str(reference.path)]) == 1
 
 
-def test_a_model_that_does_not_exist_yet_is_said(reference: check.Folder, tmp_path: Path) -> None:
+def test_a_model_that_does_not_exist_yet_is_said(reference: references.Folder, tmp_path: Path) -> None:
     folder = write(tmp_path / "later", replace(reference, extra={**reference.extra, "model": "later"}))
     assert check.main([str(folder)]) == 2
 
