@@ -1,6 +1,7 @@
-"""The layers that models share, in two and three dimensions: each exists once, here.
+"""The layers that models share: convolutions in two and three dimensions, then transformers. Each exists once, here.
 
-Shapes: (B, C, *S) with S = (Y, X) or (Z, Y, X). Nothing here reshapes a map, so channels_last memory stays channels_last.
+Maps are (B, C, *S) with S = (Y, X) or (Z, Y, X); convolutions never reshape one, so channels_last stays channels_last. Tokens
+are (B, N, D).
 """
 
 from __future__ import annotations
@@ -196,3 +197,123 @@ def init_he(module: nn.Module, slope: float = 0.01) -> None:
 def with_skip(up: Tensor, skip: Tensor, skip_first: bool) -> Tensor:
     """Concatenate along channels: (B, C1 + C2, *S)."""
     return torch.cat((skip, up) if skip_first else (up, skip), dim=1)
+
+
+# Tokens: (B, N, D). A map (B, D, H, W) is N = H * W tokens, row by row.
+
+
+def tokens_of(x: Tensor) -> Tensor:
+    """(B, D, H, W) -> (B, H * W, D)."""
+    return x.flatten(2).transpose(1, 2)
+
+
+def map_of(tokens: Tensor, size: tuple[int, int]) -> Tensor:
+    """(B, H * W, D) -> (B, D, H, W), `size` = (H, W)."""
+    return tokens.transpose(1, 2).unflatten(2, size)
+
+
+class PatchEmbed(nn.Module):
+    """One token a patch: a convolution whose stride is its kernel. (B, C, H, W) -> (B, D, H / p, W / p)."""
+
+    def __init__(self, in_channels: int, width: int, patch: int, bias: bool = True):
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, width, patch, patch, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x)
+
+
+class MLP(nn.Module):
+    """Linear layers with an activation between them: sizes (D, 4 D, D) is a transformer's."""
+
+    def __init__(self, sizes: tuple[int, ...], act: str = "gelu", dropout: float = 0.0):
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(a, b) for a, b in zip(sizes, sizes[1:], strict=False)])
+        self.act, self.dropout = activation(act), nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers[:-1]:
+            x = self.dropout(self.act(layer(x)))
+        return self.dropout(self.layers[-1](x))
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, bias: Tensor | None = None) -> Tensor:
+    """softmax(q k^T / sqrt(d) + bias) v in `heads` heads (Vaswani et al. 2017, eq. 1): (B, N, D), (B, M, D) x 2 -> (B, N, D).
+
+    `bias` (B or 1, heads or 1, N, M) is added to the scores.
+    """
+    q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))  # (B, heads, N, d)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias).transpose(1, 2).flatten(2)
+
+
+class SelfAttention(nn.Module):
+    """Tokens look at each other; q, k and v come from one matrix, in this order."""
+
+    def __init__(self, width: int, heads: int, qkv_bias: bool = True):
+        super().__init__()
+        self.heads = heads
+        self.qkv, self.proj = nn.Linear(width, 3 * width, bias=qkv_bias), nn.Linear(width, width)
+
+    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        q, k, v = self.qkv(x).chunk(3, dim=-1)
+        return self.proj(attend(q, k, v, self.heads, bias))
+
+
+class CrossAttention(nn.Module):
+    """Tokens look at others, in `inner` channels: q of (B, N, D), k and v of (B, M, D) -> (B, N, D)."""
+
+    def __init__(self, width: int, heads: int, inner: int | None = None):
+        super().__init__()
+        self.heads, inner = heads, inner or width
+        self.q, self.k, self.v = (nn.Linear(width, inner) for _ in range(3))
+        self.proj = nn.Linear(inner, width)
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
+        return self.proj(attend(self.q(q), self.k(k), self.v(v), self.heads, bias))
+
+
+class DropPath(nn.Module):
+    """In training a residual branch is left out with probability `p`, image by image (Huang et al. 2016, arXiv:1603.09382)."""
+
+    def __init__(self, p: float = 0.0):
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.p or not self.training:
+            return x
+        kept = x.new_empty((len(x), *[1] * (x.ndim - 1))).bernoulli_(1 - self.p)
+        return x * kept / (1 - self.p)
+
+
+class LayerNorm2d(nn.Module):
+    """Each voxel's channels to mean 0, variance 1: layer norm for maps (B, C, H, W)."""
+
+    def __init__(self, channels: int, eps: float = 1e-6):
+        super().__init__()
+        self.weight, self.bias, self.eps = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels)), eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x.movedim(1, -1), (x.shape[1],), self.weight, self.bias, self.eps).movedim(-1, 1)
+
+
+def windows(x: Tensor, size: int) -> Tensor:
+    """(B, H, W, D) -> (B * n, size * size, D): n windows an image, row by row; zeros fill the last ones."""
+    b, h, w, d = x.shape
+    x = F.pad(x, (0, 0, 0, -w % size, 0, -h % size))
+    x = x.unflatten(2, (-1, size)).unflatten(1, (-1, size))  # (B, rows, size, columns, size, D)
+    return x.transpose(2, 3).reshape(-1, size * size, d)
+
+
+def unwindows(x: Tensor, size: int, shape: tuple[int, int]) -> Tensor:
+    """The way back: (B * n, size * size, D) -> (B, H, W, D), `shape` = (H, W); the filling is cut off."""
+    rows, columns = -(-shape[0] // size), -(-shape[1] // size)
+    x = x.reshape(-1, rows, columns, size, size, x.shape[-1]).transpose(2, 3)
+    return x.flatten(3, 4).flatten(1, 2)[:, : shape[0], : shape[1]]
+
+
+def resize_positions(positions: Tensor, size: tuple[int, int], mode: str = "bicubic") -> Tensor:
+    """Learned positions (1, H, W, D) brought to another grid; the same tensor where the size is right."""
+    if tuple(positions.shape[1:3]) == tuple(size):
+        return positions
+    return F.interpolate(positions.movedim(-1, 1), size, mode=mode, align_corners=False).movedim(1, -1)

@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..core.errors import InputError, unknown_name
 from . import layouts
+from .naming import Convert
 from .unet import UNet, UNetConfig
 
 
@@ -24,7 +25,7 @@ class Entry:
     tiny      the configurations of the contract tests
     loss      name of its loss, as training/losses.py lists it
     recipe    name of its default recipe, as training/recipe.py lists it
-    official  from the config of a reference file to our config and the names of its tensors
+    official  from the config of a reference file to our config and the conversion of its state dict
     unused    parameters that the original carries and never uses
     """
 
@@ -38,7 +39,7 @@ class Entry:
     loss: str
     recipe: str
     weights: str
-    official: Callable[[dict[str, Any]], tuple[Any, layouts.Rename]] | None = None
+    official: Callable[[dict[str, Any]], tuple[Any, Convert]] | None = None
     unused: tuple[str, ...] = field(default=())
 
 

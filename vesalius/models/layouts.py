@@ -1,7 +1,7 @@
 """The published U-Nets as configurations of ours, and how their files name the tensors.
 
 A preset returns a UNetConfig. `official(config)` takes the config of a reference file and returns our configuration with
-a function from an official tensor name to ours (None: not a tensor of this network).
+the conversion of its state dict to our names.
 """
 
 from __future__ import annotations
@@ -11,9 +11,8 @@ from collections.abc import Callable
 from typing import Any
 
 from ..core.errors import unknown_name
+from .naming import Convert, Rename, renamed
 from .unet import Axes, UNetConfig
-
-Rename = Callable[[str], str | None]
 
 
 def ronneberger(in_channels: int = 1, classes: int = 2, widths: tuple[int, ...] = (64, 128, 256, 512, 1024)) -> UNetConfig:
@@ -112,8 +111,8 @@ def residual_encoder(
     )
 
 
-def official(config: dict[str, Any]) -> tuple[UNetConfig, Rename]:
-    """Our configuration for a reference file's `config`, and the names of its tensors; raises UnknownName."""
+def official(config: dict[str, Any]) -> tuple[UNetConfig, Convert]:
+    """Our configuration for a reference file's `config`, and the conversion of its tensors; raises UnknownName."""
     given = {key: value for key, value in config.items() if key != "layout"}
     layout = config.get("layout", "")
     if layout not in LAYOUTS:
@@ -128,7 +127,7 @@ def official(config: dict[str, Any]) -> tuple[UNetConfig, Rename]:
     if layout == "nnunet":
         given.setdefault("deep_supervision", "always")  # the original answers with all its heads
     ours = preset(**given)
-    return ours, rename(len(ours.widths) - 1)
+    return ours, renamed(rename(len(ours.widths) - 1))
 
 
 def _milesial_names(levels: int) -> Rename:

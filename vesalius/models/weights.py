@@ -102,16 +102,16 @@ def from_official(model: str, state: dict[str, Any], config: dict[str, Any], *, 
     found = catalog.entry(model)
     if found.official is None:
         raise WeightsError(f"there are no official weights for '{model}'", fix="use load_state for our own files")
-    ours, rename = found.official(config)
+    ours, convert = found.official(config)
     module = found.builder(ours)
-    renamed = {rename(k) or k: v for k, v in state.items() if not _ignored(k)}
-    report = match_keys(module, renamed)
+    converted = convert({k: v for k, v in state.items() if not _ignored(k)})
+    report = match_keys(module, converted)
     if not report.fits and strict:
         raise WeightsError(f"the official weights do not fit: {report}", fix="check the config against the file")
     if not report.fits:
         log.warning("official weights: %s", report)
     bad = {name for name, *_ in report.misshapen}
-    module.load_state_dict({k: v for k, v in renamed.items() if k not in bad}, strict=False)
+    module.load_state_dict({k: v for k, v in converted.items() if k not in bad}, strict=False)
     return module.eval()
 
 

@@ -6,7 +6,22 @@ import torch.nn.functional as F
 from torch import nn
 
 from vesalius.core.errors import UnknownName
-from vesalius.models.blocks import InstanceNorm, ShuffleUp, activation, crop_to, norm, pad_to
+from vesalius.models.blocks import (
+    CrossAttention,
+    DropPath,
+    InstanceNorm,
+    SelfAttention,
+    ShuffleUp,
+    activation,
+    crop_to,
+    map_of,
+    norm,
+    pad_to,
+    resize_positions,
+    tokens_of,
+    unwindows,
+    windows,
+)
 
 
 @pytest.mark.parametrize("shape", [(3, 4, 6, 5), (2, 4, 3, 6, 5), (1, 4, 8, 8)])
@@ -65,3 +80,46 @@ def test_unknown_names_are_refused() -> None:
         norm("bach", 4, 2)
     with pytest.raises(UnknownName, match="leaky_relu"):
         activation("leaky")
+
+
+def test_windows_come_back_where_they_were_cut() -> None:
+    x = torch.randn(2, 7, 10, 3)
+    cut = windows(x, 4)
+    assert cut.shape == (2 * 2 * 3, 16, 3)
+    assert torch.equal(cut[1].unflatten(0, (4, 4)), x[0, :4, 4:8])  # the second window of the first row
+    assert torch.equal(unwindows(cut, 4, (7, 10)), x)
+
+
+def test_tokens_are_a_map_row_by_row() -> None:
+    x = torch.randn(2, 3, 4, 5)
+    assert torch.equal(tokens_of(x)[:, 7], x[:, :, 1, 2])
+    assert torch.equal(map_of(tokens_of(x), (4, 5)), x)
+
+
+def test_attention_is_the_equation() -> None:
+    torch.manual_seed(0)
+    attention, x, bias = SelfAttention(8, 2), torch.randn(2, 5, 8), torch.randn(1, 2, 5, 5)
+    q, k, v = (part.view(2, 5, 2, 4).transpose(1, 2) for part in attention.qkv(x).split(8, dim=-1))
+    scores = (q @ k.transpose(2, 3) / 2 + bias).softmax(-1) @ v
+    torch.testing.assert_close(attention(x, bias), attention.proj(scores.transpose(1, 2).reshape(2, 5, 8)))
+
+
+def test_cross_attention_looks_at_the_others_alone() -> None:
+    attention, q, others = CrossAttention(8, 2, inner=4), torch.randn(1, 3, 8), torch.randn(1, 6, 8)
+    found = attention(q, others, others)
+    assert found.shape == (1, 3, 8)
+    torch.testing.assert_close(attention(q[:, :1], others, others), found[:, :1])
+
+
+def test_drop_path_keeps_the_mean_and_sleeps_in_eval_mode() -> None:
+    torch.manual_seed(0)
+    path, x = DropPath(0.25), torch.ones(4000, 2)
+    assert set(path(x).unique().tolist()) == {0.0, pytest.approx(4 / 3)}
+    assert path(x).mean() == pytest.approx(1, abs=0.05)
+    assert path.eval()(x) is x
+
+
+def test_positions_of_the_right_size_are_left_alone() -> None:
+    positions = torch.randn(1, 3, 4, 6)
+    assert resize_positions(positions, (3, 4)) is positions
+    assert resize_positions(positions, (6, 8)).shape == (1, 6, 8, 6)
