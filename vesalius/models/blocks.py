@@ -6,6 +6,7 @@ are (B, N, D).
 
 from __future__ import annotations
 
+from itertools import pairwise
 from math import prod
 from typing import Any
 
@@ -228,7 +229,7 @@ class MLP(nn.Module):
 
     def __init__(self, sizes: tuple[int, ...], act: str = "gelu", dropout: float = 0.0):
         super().__init__()
-        self.layers = nn.ModuleList([nn.Linear(a, b) for a, b in zip(sizes, sizes[1:], strict=False)])
+        self.layers = nn.ModuleList([nn.Linear(a, b) for a, b in pairwise(sizes)])
         self.act, self.dropout = activation(act), nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -299,7 +300,7 @@ class LayerNorm2d(nn.Module):
 
 def windows(x: Tensor, size: int) -> Tensor:
     """(B, H, W, D) -> (B * n, size * size, D): n windows an image, row by row; zeros fill the last ones."""
-    b, h, w, d = x.shape
+    h, w, d = x.shape[1:]
     x = F.pad(x, (0, 0, 0, -w % size, 0, -h % size))
     x = x.unflatten(2, (-1, size)).unflatten(1, (-1, size))  # (B, rows, size, columns, size, D)
     return x.transpose(2, 3).reshape(-1, size * size, d)

@@ -1,4 +1,4 @@
-"""From the tensor names of an official file to ours: a function over whole state dicts, since some tensors are split or joined."""
+"""From the tensor names of an official file to ours: over whole state dicts, since some tensors are split or joined."""
 
 from __future__ import annotations
 
