@@ -2,7 +2,8 @@
 
     file or DICOM folder --read--> Image (C, Z, Y, X) ... Mask --write--> the same grid, on disk at once or not at all
 
-`formats.py` lists the formats. Several files that are the channels of one case (`case_0000.nii.gz`, `case_0001.nii.gz`) travel as a tuple of paths.
+`formats.py` lists the formats. Several files that are the channels of one case (`case_0000.nii.gz`, `case_0001.nii.gz`)
+travel as a tuple of paths.
 """
 
 from __future__ import annotations

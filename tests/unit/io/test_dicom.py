@@ -356,7 +356,7 @@ def test_files_without_preamble_are_the_same_series(tmp_path, ct, meta, implicit
     np.testing.assert_array_equal(read_mask(seg, like=image).array, mask.array)
 
 
-@pytest.mark.parametrize("bytes_", [b"\x08\x00 and so on, a letter that begins with a backspace" * 9, b"\x08", b"a text file" * 40])
+@pytest.mark.parametrize("bytes_", [b"\x08\x00 and so on, after a backspace" * 9, b"\x08", b"a text file" * 40])
 def test_a_text_is_no_dicom_without_preamble(tmp_path, bytes_):
     (tmp_path / "notes").write_bytes(bytes_)
     with pytest.raises(UnreadableFile, match="no image format"):

@@ -258,7 +258,8 @@ def test_a_format_is_one_entry_in_one_table(tmp_path, monkeypatch):
 
     listed = formats.Format((".npy",), read_npy, lambda path: Peek(read_npy(path, "").grid, 1), write_npy)
     monkeypatch.setitem(formats.FORMATS, "npy", listed)
-    for table, key, value in ((formats.SUFFIXES, ".npy", "npy"), (formats.OUTPUTS, "npy", "npy"), (formats.WRITERS, "npy", ".npy")):
+    made = ((formats.SUFFIXES, ".npy", "npy"), (formats.OUTPUTS, "npy", "npy"), (formats.WRITERS, "npy", ".npy"))
+    for table, key, value in made:
         monkeypatch.setitem(table, key, value)  # made from FORMATS when the module is loaded
     (tmp_path / "in").mkdir()
     np.save(tmp_path / "in" / "case.npy", np.arange(24).reshape(1, 2, 3, 4))
