@@ -17,7 +17,7 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
-from ..core.errors import InputError, UnreadableFile
+from ..core.errors import UnreadableFile
 from . import tables
 from .catalogs import models_app, tasks_app
 from .console import terminal
@@ -69,8 +69,6 @@ def segment(
 ) -> None:
     """Segment images; every mask lies on the very grid its image came from."""
     with terminal(quiet=quiet, json=json, debug=debug) as screen:
-        if task and model:
-            raise InputError(f"both a task ('{task}') and a model ('{model}') were named", fix="give --task or --model")
         from ..pipeline.explain import explain as tell
         from ..pipeline.outputs import parse_size
         from ..pipeline.segment import SegmentOptions
@@ -118,10 +116,13 @@ def train(
     resample: Annotated[bool, Option("--resample/--no-resample", help="Resample mixed spacings, or refuse them.")] = True,
     minutes: Annotated[float | None, Option(min=0.01, help="Train so long; the schedule ends with the time.")] = None,
     epochs: Annotated[int | None, Option(min=1, help="Stop after so many epochs.")] = None,
+    steps: Annotated[int | None, Option(min=1, help="Stop after so many steps (batches).")] = None,
     patience: Annotated[int | None, Option(min=1, help="Stop after so many epochs without improvement.")] = None,
     resume: Annotated[bool, Option("--resume", help="Go on where the run in OUT stopped.")] = False,
     seed: Annotated[int | None, Option(help="Of the split, the weights and the augmentation; default: the recipe's.")] = None,
     workers: Annotated[int | None, Option(min=0, help="Processes that read and augment.")] = None,
+    precision: Annotated[Precision | None, Option(help="Arithmetic of the training; default: the recipe's.")] = None,
+    half: Annotated[bool, Option("--half", help="Store the weights in 16 bit: half the size.")] = False,
     device: Where = Device.auto,
     quiet: Quiet = False,
     json: Json = False,
@@ -145,10 +146,13 @@ def train(
             resample=resample,
             minutes=minutes,
             epochs=epochs,
+            steps=steps,
             patience=patience,
             resume=resume,
             seed=seed,
             workers=workers,
+            precision=precision and precision.value,
+            half=half,
             device=device.value,
             quiet=quiet or json,
         )

@@ -23,7 +23,7 @@ from .border import class_weights
 from .checkpoint import CHECKPOINT, load_checkpoint
 from .data import Order, Samples, batches, gather
 from .inspect import fingerprint
-from .plan import Data, Plan, derive, read_plan, write_plan
+from .plan import Data, Plan, derive, fit_patch, read_plan, write_plan
 from .recipe import Recipe, override, read_recipe
 from .session import RunSummary, Say, Session, TrainOptions
 from .split import Split, read_split, split_cases, write_split
@@ -78,6 +78,7 @@ def begin(dataset: Path, run: Path, options: TrainOptions, say: Say) -> tuple[Pl
     if options.resume and planned:
         plan = read_plan(run / "plan.toml")
         plan = plan.model_copy(update={"recipe": adjust(plan.recipe, options)})
+        require_same(plan, run, options)
         data = open_dataset(dataset, instances=plan.data.instances, patients=plan.data.patients)
         return plan, read_split(run / "split.json"), data
     if is_main() and any((run / name).exists() for name in (CHECKPOINT, "metrics.jsonl", RUN_WEIGHTS)):
@@ -97,6 +98,41 @@ def begin(dataset: Path, run: Path, options: TrainOptions, say: Say) -> tuple[Pl
         write_plan(plan, run / "plan.toml")
         say(f"the plan is in {run / 'plan.toml'}")
     return plan, split, data
+
+
+def require_same(plan: Plan, run: Path, options: TrainOptions) -> None:
+    """Raises InputError where a run to be resumed is asked for another recipe, plan, task or model than it began with."""
+
+    def refuse(option: str, told: str) -> InputError:
+        return InputError(f"this run began with {told}", file=run, fix=f"leave out --{option} to go on, or start a new run")
+
+    task, data = plan.task, plan.data
+    if options.task is not None and options.task != task.name:
+        raise refuse("task", f"the task '{task.name}', not '{options.task}'")
+    if options.model not in (TrainOptions.model, task.model.name):
+        raise refuse("model", f"the model '{task.model.name}', not '{options.model}'")
+    if options.instances and not data.instances:
+        raise refuse("instances", "masks of classes, not of objects")
+    if options.patients is not None and str(options.patients) != data.patients:
+        raise refuse("patients", f"the patients of {data.patients or 'its own dataset'}")
+    if options.plan is not None:
+        wanted = read_plan(options.plan)
+        if wanted.task != task:
+            raise refuse("plan", "another plan: its task differs")
+        recipe, option = adjust(wanted.recipe, options), "plan"
+    elif options.recipe is not None:
+        chosen = options.recipe if isinstance(options.recipe, Recipe) else read_recipe(options.recipe)
+        recipe, option = adjust(chosen, options), "recipe"
+        if recipe.patch is not None:  # as `derive` made it fit
+            recipe = recipe.model_copy(update={"patch": fit_patch(recipe.patch, task.model.name, task.model.config, task.dims)})
+    else:
+        return
+    began, wants = plan.recipe.model_dump(), recipe.model_dump()
+    differing = [key for key, value in wants.items() if value is not None and value != began[key]]
+    if differing:
+        key = differing[0]
+        what = f"another {key}" if isinstance(wants[key], dict) else f"{key} = {began[key]}, not {wants[key]}"
+        raise refuse(option, what)
 
 
 def read_or_derive(dataset: Path, options: TrainOptions, say: Say) -> tuple[Plan, Any]:
