@@ -15,6 +15,7 @@ from accelerate import PartialState
 from ..core.errors import DatasetError, InputError, OutputError, unknown_name
 from ..io.datasets import open_dataset
 from ..models.catalog import build, entry
+from ..models.weights import load_state
 from ..pipeline.predictor import RUN_WEIGHTS, choose_device
 from ..tasks.catalog import TASKS
 from .appearance import shares
@@ -51,6 +52,8 @@ def train(
     options = replace(options or TrainOptions(), **given)
     device = choose_device(options.device)  # one that is absent is told before a run is begun
     PartialState(cpu=device.type == "cpu")  # joins the other processes, if there are any
+    if options.weights is not None:
+        load_state(options.weights)  # one that cannot be read is told before a run is begun
     out = Path(out)
     say = say if is_main() else lambda _: None
     if options.folds is None:
@@ -174,6 +177,7 @@ def adjust(recipe: Recipe, options: TrainOptions) -> Recipe:
         "workers": options.workers,
         "precision": options.precision,
         "patience": options.patience,
+        "start": options.weights and str(Path(options.weights).resolve()),
     }
     wanted: dict[str, Any] = {key: value for key, value in chosen.items() if value is not None}
     ends = {"epochs": options.epochs, "steps": options.steps, "minutes": options.minutes}
@@ -193,6 +197,9 @@ def fit(plan: Plan, split: Split, data: Any, run: Path, options: TrainOptions, s
     if options.resume and (run / CHECKPOINT).is_file():
         session.restore(load_checkpoint(run / CHECKPOINT))
         say(f"going on from step {trainer.step}")
+    elif plan.recipe.start is not None:
+        trainer.begin(load_state(plan.recipe.start)[0], plan.recipe.start)
+        say(f"beginning with the weights in {plan.recipe.start}")
     samples = make_samples(prepared, plan)
     rank, world = trainer.accelerator.process_index, trainer.accelerator.num_processes
     return session.train(batches(samples, Order(trainer.step, plan.recipe.batch or 1, rank, world), plan.recipe.workers))

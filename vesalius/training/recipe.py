@@ -97,6 +97,7 @@ class Recipe(Record):
     workers: int = Field(1, ge=0)
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     flips_at_test: bool = False
+    start: str | None = None  # weights to begin with, of the same network; None: random ones
     model: dict[str, Any] = Field(default_factory=dict)  # settings of the network, over those derived from the data
     augment: Augment = Augment()
 
