@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import prod
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -35,8 +35,10 @@ from .blocks import (
     with_skip,
 )
 from .contract import Outputs
+from .needs import Needs, choose_pools
 
 Axes = tuple[int, ...]
+WIDTHS = {2: (32, 64, 128, 192, 256, 256), 3: (24, 48, 96, 160, 192)}  # of a planned network
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,20 @@ class UNetConfig:
         """The kernel of a level, written out."""
         given = (side == "decoder" and self.decoder_kernels) or self.kernels
         return given[level] if given else (3,) * self.dims
+
+
+def derive_unet(needs: Needs) -> dict[str, Any]:
+    """A U-Net for a run: pooled along an axis while SMALLEST_EDGE voxels remain, thick slices later than their plane."""
+    dims, chosen = needs.dims, needs.chosen
+    pools = choose_pools(needs.patch, needs.spacing_mm, len(WIDTHS[dims]) - 1)
+    depth = len(chosen.get("widths", (*pools, 0)))
+    config: dict[str, Any] = {"widths": WIDTHS[dims][: len(pools) + 1], "pools": pools if depth == len(pools) + 1 else ()}
+    if dims == 3 and "widths" not in chosen:  # full resolution is the dearest level: one convolution each way
+        config |= {"convs": (1, *[2] * len(pools)), "decoder_convs": (1, *[2] * (len(pools) - 1))}
+    # a bias in front of an instance or batch norm is subtracted again: its gradient is rounding, which AdamW would follow
+    config["conv_bias"] = chosen.get("norm", "instance") not in ("instance", "batch")
+    config["deep_supervision"] = "training" if needs.deep_supervision and depth > 2 else "no"
+    return config
 
 
 class UNet(nn.Module):
