@@ -50,6 +50,25 @@ def choose_pools(sizes: tuple[int, ...], spacing: tuple[float, ...], most: int) 
     return tuple(pools) or ((2,) * len(sizes),)
 
 
+def levels_for(needs: Needs, widths: tuple[int, ...], least: int = 1) -> dict[str, Any]:
+    """`widths` and `pools` of a U-shaped network: as many of `widths` as the patch allows, at least `least` pools.
+
+    Where the recipe chose widths of another number, pools are left to the config's own default.
+    """
+    pools = choose_pools(needs.patch, needs.spacing_mm, len(widths) - 1)
+    pools += ((2,) * needs.dims,) * (least - len(pools))
+    chosen = needs.chosen.get("widths", widths[: len(pools) + 1])
+    return {"widths": widths[: len(pools) + 1], "pools": pools if len(chosen) == len(pools) + 1 else ()}
+
+
+def bias_matters(norm: str) -> bool:
+    """Whether a convolution in front of `norm` needs a bias.
+
+    An instance or batch norm subtracts it again: its gradient would be rounding, which AdamW would follow.
+    """
+    return norm not in ("instance", "batch")
+
+
 def check_dims(name: str, dims: tuple[int, ...], needs: Needs) -> None:
     """Raises InputError where a model of `dims` dimensions is wanted for data of others."""
     if needs.dims not in dims:
