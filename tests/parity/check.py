@@ -18,6 +18,7 @@ from pathlib import Path
 from types import ModuleType
 
 import compare_unet
+import compare_unetpp
 import numpy as np
 from reference import Folder
 
@@ -27,6 +28,7 @@ TOLERANCE, LEAST_IOU = 1e-4, 0.999
 
 COMPARE: dict[str, ModuleType] = {
     "unet": compare_unet,
+    "unetpp": compare_unetpp,
 }
 
 

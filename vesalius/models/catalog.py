@@ -13,10 +13,11 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..core.errors import InputError, unknown_name
-from . import layouts
+from . import layouts, unetpp_layouts
 from .naming import Convert
 from .needs import Derive, Needs, check_dims
 from .unet import UNet, UNetConfig, derive_unet
+from .unetpp import UNetPP, UNetPPConfig, derive_unetpp
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,23 @@ CATALOG: dict[str, Entry] = {
         weights="layouts milesial (GPL-3), nested (MIT), nnunet (Apache-2.0) are read by weights.from_official",
         official=layouts.official,
         derive=derive_unet,
+    ),
+    "unetpp": Entry(
+        builder=UNetPP,
+        config=UNetPPConfig,
+        paper="Zhou et al. 2018, arXiv:1807.10165; Zhou et al. 2019, arXiv:1912.05074",
+        licence="Apache-2.0 (our code)",
+        description="U-Net++ in 2D and 3D: nested dense skips, heads of every depth, pruned to any of them",
+        dims=(2, 3),
+        tiny=(
+            UNetPPConfig(widths=(4, 6, 8, 10)),
+            UNetPPConfig(3, 3, 3, (4, 6, 8), ((1, 2, 2), (2, 2, 2)), norm="batch", up="linear", down="max", average=True),
+        ),
+        loss="dice_ce",
+        recipe="default",
+        weights="layouts nested (MIT), nnunet (project licence of ASU) are read by weights.from_official",
+        official=unetpp_layouts.official,
+        derive=derive_unetpp,
     ),
 }
 

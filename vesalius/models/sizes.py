@@ -58,6 +58,11 @@ class Multiples:
         self.check(tuple(image.shape[2:]))
 
 
+def shrink(strides: tuple[Axes, ...]) -> Axes:
+    """How many times smaller the coarsest grid is, per axis."""
+    return tuple(prod(axis) for axis in zip(*strides, strict=True))
+
+
 def check_levels(
     name: str, dims: int, widths: Axes, least: int, per_level: dict[str, tuple[tuple[Axes | int, ...], int]]
 ) -> None:
