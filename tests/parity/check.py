@@ -17,6 +17,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from types import ModuleType
 
+import compare_attention_unet
 import compare_unet
 import compare_unetpp
 import numpy as np
@@ -29,6 +30,7 @@ TOLERANCE, LEAST_IOU = 1e-4, 0.999
 COMPARE: dict[str, ModuleType] = {
     "unet": compare_unet,
     "unetpp": compare_unetpp,
+    "attention_unet": compare_attention_unet,
 }
 
 

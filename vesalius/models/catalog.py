@@ -13,7 +13,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..core.errors import InputError, unknown_name
-from . import layouts, unetpp_layouts
+from . import attention_unet, layouts, unetpp_layouts
+from .attention_unet import AttentionUNet, AttentionUNetConfig, derive_attention_unet
 from .naming import Convert
 from .needs import Derive, Needs, check_dims
 from .unet import UNet, UNetConfig, derive_unet
@@ -81,6 +82,23 @@ CATALOG: dict[str, Entry] = {
         weights="layouts nested (MIT), nnunet (project licence of ASU) are read by weights.from_official",
         official=unetpp_layouts.official,
         derive=derive_unetpp,
+    ),
+    "attention_unet": Entry(
+        builder=AttentionUNet,
+        config=AttentionUNetConfig,
+        paper="Oktay et al. 2018, arXiv:1804.03999; Schlemper et al. 2019, arXiv:1808.08114",
+        licence="Apache-2.0 (our code)",
+        description="Attention U-Net in 2D and 3D: one or two grid attention gates a skip",
+        dims=(2, 3),
+        tiny=(
+            AttentionUNetConfig(widths=(4, 6, 8, 10)),
+            AttentionUNetConfig(2, 3, 3, (4, 6, 8), ((1, 2, 2), (2, 2, 2)), "single", norm="instance", deep_supervision=False),
+        ),
+        loss="dice_ce",
+        recipe="default",
+        weights="the layout of Attention-Gated-Networks (MIT) is read by weights.from_official",
+        official=attention_unet.official,
+        derive=derive_attention_unet,
     ),
 }
 
