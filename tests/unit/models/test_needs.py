@@ -44,3 +44,26 @@ def test_volumes_are_refused_by_a_model_for_pictures(listed: Any) -> None:
     listed()
     with pytest.raises(InputError, match="'flat' takes pictures, and these are volumes"):
         catalog.derived("flat", replace(NEEDS, dims=3, patch=(8, 96, 96), spacing_mm=(1.0,) * 3))
+
+
+@pytest.mark.parametrize("name", ["unet", "unetpp", "attention_unet"])
+@pytest.mark.parametrize(
+    ("dims", "patch", "spacing", "pools"),
+    [
+        (2, (96, 96), (1.0, 1.0), [[2, 2]] * 4),
+        (2, (20, 24), (1.0, 1.0), [[2, 2]] * 2),
+        (3, (16, 48, 48), (5.0, 1.0, 1.0), [[1, 2, 2]] * 2 + [[2, 2, 2]]),
+    ],
+)
+def test_as_many_levels_as_the_patch_allows(name: str, dims: int, patch: tuple, spacing: tuple, pools: list) -> None:
+    needs = Needs(2, 3, dims, patch, spacing)
+    config = catalog.derived(name, needs)
+    assert config["pools"] == pools and len(config["widths"]) == len(pools) + 1 and not config["conv_bias"]
+    assert (config["in_channels"], config["classes"], config["dims"]) == (2, 3, dims)
+    chosen = catalog.derived(name, replace(needs, chosen={"widths": [4, 6, 8, 10, 12, 14], "norm": "none"}))
+    assert chosen["pools"] == [] and chosen["conv_bias"] and len(chosen["widths"]) == 6
+
+
+def test_a_tiny_patch_still_gives_the_attention_unet_a_skip_to_gate() -> None:
+    config = catalog.derived("attention_unet", Needs(1, 2, 2, (9, 9), (1.0, 1.0)))
+    assert config["pools"] == [[2, 2], [2, 2]] and len(config["widths"]) == 3
