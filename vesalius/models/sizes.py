@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 
@@ -64,7 +65,7 @@ def shrink(strides: tuple[Axes, ...]) -> Axes:
 
 
 def check_levels(
-    name: str, dims: int, widths: Axes, least: int, per_level: dict[str, tuple[tuple[Axes | int, ...], int]]
+    name: str, dims: int, widths: Axes, least: int, per_level: Mapping[str, tuple[tuple[Axes | int, ...], int]]
 ) -> None:
     """Raises InputError unless `widths` are at least `least` levels and every list of `per_level` has the length beside it.
 
