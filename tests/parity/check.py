@@ -17,7 +17,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from types import ModuleType
 
+import compare_attention_unet
 import compare_unet
+import compare_unetpp
 import numpy as np
 from reference import Folder
 
@@ -27,6 +29,8 @@ TOLERANCE, LEAST_IOU = 1e-4, 0.999
 
 COMPARE: dict[str, ModuleType] = {
     "unet": compare_unet,
+    "unetpp": compare_unetpp,
+    "attention_unet": compare_attention_unet,
 }
 
 
