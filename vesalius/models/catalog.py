@@ -115,7 +115,7 @@ CATALOG: dict[str, Entry] = {
         ),
         loss="squared_dice_ce_50",
         recipe="transunet",
-        weights="official layout (Apache-2.0) by weights.from_official; ViT of Google, timm, transformers by load_backbone",
+        weights="official layout (Apache-2.0) by from_official; ViT of Google, timm, transformers by load_backbone",
         official=transunet.official,
         derive=derive_transunet,
     ),

@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isqrt
 from pathlib import Path
 
@@ -43,6 +43,15 @@ class Layout:
     convert: Callable[[State], State]
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a model takes a backbone: of which family, into which of its parts, and how its tensors are made to fit."""
+
+    family: str
+    parts: tuple[str, ...]
+    fit: Callable[..., State]
+
+
 def load_backbone(model: nn.Module, file: str | Path) -> KeyReport:
     """Fill `model`'s encoder from a pretrained file (.npz, .safetensors, .pth) of any layout named above.
 
@@ -51,26 +60,28 @@ def load_backbone(model: nn.Module, file: str | Path) -> KeyReport:
     of no known layout, or has nothing for this model; UnknownName for a model that takes no backbone.
     """
     file = Path(file)
-    family, fit = next((found for kind, found in FITS.items() if isinstance(model, kind)), (None, None))
-    if fit is None:
-        raise unknown_name("model with a backbone", type(model).__name__, [kind.__name__ for kind in FITS])
+    place = next((place for kind, place in PLACES.items() if isinstance(model, kind)), None)
+    if place is None:
+        raise unknown_name("model with a backbone", type(model).__name__, [kind.__name__ for kind in PLACES])
     state = _read_npz(file) if file.suffix == ".npz" else load_state(file)[0]
     state = {re.sub(r"^(vit|swin)\.", "", name): tensor for name, tensor in state.items()}
     layout = find_layout(state, file)
-    if layout.family != family:
+    if layout.family != place.family:
         raise WeightsError(
-            f"these weights are of a {layout.family}, the model is built on a {family}",
+            f"these weights are of a {layout.family}, the model is built on a {place.family}",
             file=file,
-            fix=f"give those of a {family}",
+            fix=f"give those of a {place.family}",
         )
-    state = fit(model, layout.convert(state))
+    state = place.fit(model, layout.convert(state))
+    apart = "of the file: "  # their head is not our head, whatever its name
+    state = {name if name.split(".")[0] in place.parts else apart + name: tensor for name, tensor in state.items()}
     report = match_keys(model, state)
-    bad = {*report.unused, *(name for name, *_ in report.misshapen)}
-    good = {name: tensor for name, tensor in state.items() if name not in bad}
+    wanted, bad = model.state_dict(), {name for name, *_ in report.misshapen}
+    good = {name: tensor for name, tensor in state.items() if name in wanted and name not in bad}
     if not good:
         raise WeightsError(f"nothing in this file fits: {report}", file=file, fix="build the model with the sizes of the file")
     model.load_state_dict(good, strict=False)
-    return report
+    return replace(report, unused=tuple(name.removeprefix(apart) for name in report.unused))
 
 
 def find_layout(state: State, file: Path) -> Layout:
@@ -261,7 +272,7 @@ def for_grey(state: State, name: str, in_channels: int) -> State:
     return state
 
 
-FITS: dict[type[nn.Module], tuple[str, Callable[..., State]]] = {
-    TransUNet: ("ViT", into_transunet),
-    SwinUnet: ("Swin", into_swin_unet),
+PLACES: dict[type[nn.Module], Place] = {
+    TransUNet: Place("ViT", ("resnet", "vit"), into_transunet),
+    SwinUnet: Place("Swin", ("embed", "embed_norm", "encoder", "merge", "norm", "decoder"), into_swin_unet),
 }

@@ -178,9 +178,10 @@ def official(config: dict[str, Any]) -> tuple[TransUNetConfig, Convert]:
     """Our configuration for a reference file's `config`, and the conversion of its tensors."""
     size = config["image_size"]
     size = (size, size) if isinstance(size, int) else tuple(size)
-    units = tuple(config.get("resnet_layers") or ())
-    grid = config.get("grid")
-    patch = size[0] // SHRINK // grid[0] * SHRINK if units and grid else config.get("patch_size") or SHRINK
+    units, grid, patch = tuple(config.get("resnet_layers") or ()), config.get("grid"), config.get("patch_size") or SHRINK
+    patch = patch if isinstance(patch, int) else patch[0]
+    if units and grid:
+        patch = size[0] // SHRINK // grid[0] * SHRINK
     ours = TransUNetConfig(
         in_channels=config.get("in_channels", 3),
         classes=config["classes"],
@@ -193,7 +194,7 @@ def official(config: dict[str, Any]) -> tuple[TransUNetConfig, Convert]:
         resnet_width=int(64 * (config.get("width_factor") or 1)),
         patch_size=patch,
         decoder_channels=tuple(config["decoder_channels"]),
-        skips=config.get("skips") or 0,
+        skips=(config.get("skips") or 0) if units else 0,  # a plain ViT has none to give, whatever is asked
     )
     return ours, lambda state: _convert(state, ours.grid)
 
