@@ -44,18 +44,21 @@ def weights(
     Order 0 is nearest, 1 linear, 3 the cubic spline (Unser 1993; tails below 1e-8 dropped). Beyond the outermost
     centres the edge value holds. With `average`, an axis that shrinks takes for each new voxel the mean of the
     linear interpolant over that voxel's own extent: no aliasing, no overshoot, and a ramp stays a ramp.
-    `align` "centres" lets the outermost centres meet instead of the edges, and mirrors beyond them: scipy's `zoom`, for
-    orders 1 and 3; with it voxels of the two grids differ in size by more than the ratio.
+    `align` "centres" lets the outermost centres meet instead of the edges, and mirrors beyond them: scipy's `zoom`, which
+    papers that resize slices mean. It has no extents, so `average` does not apply.
     """
     if source == target:
         return None
-    if order == 0:
-        return _matrix(nearest_index(source, target)[:, None], np.ones((target, 1)), source)
-    if average and target < source:
-        return _mean_over_extent(source, target)
-    position = (np.arange(target) + 0.5) * source / target - 0.5
     if align == "centres":
         position = np.arange(target) * ((source - 1) / max(target - 1, 1))
+    elif order == 0:
+        return _matrix(nearest_index(source, target)[:, None], np.ones((target, 1)), source)
+    elif average and target < source:
+        return _mean_over_extent(source, target)
+    else:
+        position = (np.arange(target) + 0.5) * source / target - 0.5
+    if order == 0:
+        return _matrix(np.floor(position + 0.5)[:, None], np.ones((target, 1)), source)
     floor = np.floor(position)
     if order == 1:
         fraction = position - floor

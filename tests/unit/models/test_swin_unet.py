@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from vesalius.core.errors import InputError, ShapeError
-from vesalius.models.catalog import CATALOG, parameter_count
+from vesalius.models.catalog import CATALOG, derived, parameter_count
+from vesalius.models.needs import Needs
 from vesalius.models.swin_unet import APART, SwinUnet, SwinUnetConfig, borders
 
 TINY = CATALOG["swin_unet"].tiny[0]
@@ -69,6 +70,15 @@ def test_block_depths_mirror_and_drop_path_deepens() -> None:
     rates = [[block.drop_path.p for block in stage] for stage in model.encoder]
     assert [rate for stage in rates for rate in stage] == pytest.approx([0, 0.1, 0.2, 0.3, 0.4, 0.5])
     assert [[block.drop_path.p for block in stage] for stage in model.decoder] == rates[:2]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "image_size"),
+    [({}, [224, 448]), ({"window": 8}, [256, 256]), ({"window": 4, "depths": [2, 2], "heads": [3, 6]}, [256, 352])],
+)
+def test_a_run_gets_whole_windows_near_its_patch(chosen: dict, image_size: list[int]) -> None:
+    found = derived("swin_unet", Needs(1, 2, 2, (250, 350), (1.0, 1.0), chosen=chosen))
+    assert (found["in_channels"], found["classes"], found["image_size"]) == (1, 2, image_size)
 
 
 @pytest.mark.parametrize(

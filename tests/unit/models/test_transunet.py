@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from vesalius.core.errors import InputError, ShapeError
-from vesalius.models.catalog import CATALOG, parameter_count
+from vesalius.models.catalog import CATALOG, derived, parameter_count
+from vesalius.models.needs import Needs
 from vesalius.models.resnet_v2 import ResNetV2
 from vesalius.models.transunet import TransUNet, TransUNetConfig
 
@@ -50,7 +51,7 @@ def test_positions_count_at_every_size() -> None:
 
 def test_a_size_in_between_is_refused_with_the_nearest() -> None:
     model = TransUNet(HYBRID).eval()
-    assert model.nearest_size((100, 37)) == (96, 32) and model.nearest_size((104, 1)) == (112, 32)
+    assert model.nearest_size((100, 37)) == (96, 32) and model.nearest_size((104, 1)) == (112, 16)
     with pytest.raises(ShapeError, match="Use 96 x 32"):
         model(torch.randn(1, 3, 100, 37))
 
@@ -76,6 +77,20 @@ def test_the_short_skip_is_filled_at_its_end() -> None:
     assert [tuple(s.shape[1:]) for s in (eighth, quarter, half)] == [(256, 6, 8), (128, 12, 16), (32, 24, 32)]
     assert quarter[:, :, -1].abs().sum() == 0 == quarter[..., -1].abs().sum()
     assert quarter[:, :, -2].abs().sum() > 0 < quarter[..., -2].abs().sum()
+
+
+@pytest.mark.parametrize(
+    ("chosen", "image_size", "skips"),
+    [
+        ({}, [256, 352], 3),
+        ({"skips": 1}, [256, 352], 1),
+        ({"resnet_units": [], "patch_size": 32}, [256, 352], 0),
+        ({"image_size": [64, 64]}, [64, 64], 3),
+    ],
+)
+def test_a_run_gets_positions_for_its_own_patch(chosen: dict, image_size: list[int], skips: int) -> None:
+    found = derived("transunet", Needs(1, 2, 2, (250, 350), (1.0, 1.0), chosen=chosen))
+    assert (found["in_channels"], found["classes"], found["image_size"], found["skips"]) == (1, 2, image_size, skips)
 
 
 @pytest.mark.parametrize(
