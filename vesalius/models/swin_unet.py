@@ -99,6 +99,8 @@ def whole_windows(patch_size: int, stages: int, window: int) -> Multiples:
 class WindowAttention(nn.Module):
     """Attention within windows, with a learned bias per head for each offset of two tokens: (B n, N, D) -> (B n, N, D)."""
 
+    offsets: Tensor
+
     def __init__(self, width: int, heads: int, window: int):
         super().__init__()
         self.attention = SelfAttention(width, heads)
