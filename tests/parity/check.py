@@ -18,6 +18,8 @@ from pathlib import Path
 from types import ModuleType
 
 import compare_attention_unet
+import compare_swin_unet
+import compare_transunet
 import compare_unet
 import compare_unetpp
 import numpy as np
@@ -31,6 +33,8 @@ COMPARE: dict[str, ModuleType] = {
     "unet": compare_unet,
     "unetpp": compare_unetpp,
     "attention_unet": compare_attention_unet,
+    "transunet": compare_transunet,
+    "swin_unet": compare_swin_unet,
 }
 
 
