@@ -157,7 +157,7 @@ CATALOG: dict[str, Entry] = {
         ),
         loss="atm",
         recipe="segvit",
-        weights="the official checkpoints (non-commercial: AdelaiDet) are read by weights.from_official",
+        weights="official layout (AdelaiDet, non-commercial) by from_official; ViT of Google, timm, transformers: load_backbone",
         official=vit_layouts.official_segvit,
         derive=derive_segvit,
         unused=("backbone.cls_token",),
@@ -179,7 +179,7 @@ CATALOG: dict[str, Entry] = {
         ),
         loss="atm",
         recipe="segvit",
-        weights="neither code nor weights of v2 are public; BEiTv2's (MIT) fit the backbone",
+        weights="none are public; BEiT v2 (MIT) of Microsoft, timm, transformers by load_backbone",
         derive=derive_segvit_v2,
     ),
 }

@@ -8,9 +8,9 @@
     swin           layers.0.blocks.0.attn.qkv...; Microsoft's checkpoints, and timm's
     hf_swin        encoder.layers.0.blocks.0.attention.self.query..., of transformers
 
-A layout is known by its names. Each is brought to the names of our models, then fitted: positions are resized as TransUNet
-does (linear, outermost tokens held) or SegViT (bicubic), a Swin encoder is copied a second time, mirrored, into the decoder of Swin-Unet, and a
-kernel for three channels is summed for one where that is the same as repeating the grey image.
+A layout is known by its names. Each is brought to the names of our models, then fitted: positions are resized (TransUNet:
+linear, outermost tokens held; SegViT: bicubic), a Swin encoder is copied a second time, mirrored, into the decoder of
+Swin-Unet, and a kernel for three channels is summed for one where that is the same as repeating the grey image.
 """
 
 from __future__ import annotations
@@ -293,13 +293,14 @@ def into_swin_unet(model: SwinUnet, state: State) -> State:
 
 def into_segvit(model: SegViT, state: State) -> State:
     """Positions on the model's grid, bicubic as in the original, the class token's kept in front; three channels for one."""
-    backbone, state = model.backbone, dict(state)
-    if (positions := state.get("vit.positions")) is not None and (side := isqrt(positions.shape[1] - 1)) ** 2 + 1 == positions.shape[1]:
-        patches = resize_positions(positions[:, 1:].unflatten(1, (side, side)), backbone.config.grid).flatten(1, 2)
-        state["vit.positions"] = torch.cat((positions[:, :1], patches), 1)
-    for name in [n for n in state if n.startswith("vit.biases.")]:
-        state[name] = for_reach(state[name], backbone.config.grid)
-    ours = {re.sub(r"^vit\.", "backbone.", name): tensor for name, tensor in state.items() if not name.startswith("vit.norm.")}
+    grid, ours = model.backbone.config.grid, State()
+    for name, tensor in state.items():
+        if name == "vit.positions" and (side := isqrt(tensor.shape[1] - 1)) ** 2 == tensor.shape[1] - 1:
+            patches = resize_positions(tensor[:, 1:].unflatten(1, (side, side)), grid).flatten(1, 2)
+            tensor = torch.cat((tensor[:, :1], patches), 1)
+        elif name.startswith("vit.biases."):
+            tensor = for_reach(tensor, grid)
+        ours[re.sub(r"^vit\.(?!norm\.)", "backbone.", name)] = tensor  # the norm at the end has no place
     return for_grey(ours, "backbone.embed.conv.weight", model.in_channels)
 
 
