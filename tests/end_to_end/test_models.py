@@ -9,8 +9,8 @@ from trainable import pictures, recipe, volumes
 
 from vesalius.models.catalog import CATALOG, plain
 
-NAMES = ("unetpp", "attention_unet")
-TAUGHT = [pytest.param(name, config, id=f"{name}-{config.dims}d") for name in NAMES for config in CATALOG[name].tiny]
+NAMES = ("unetpp", "attention_unet", "segvit", "segvit_v2")
+TAUGHT = [pytest.param(name, config, id=f"{name}-{config.dims}d") for name in NAMES for config in CATALOG[name].tiny[:2]]
 
 
 def tiny_recipe(path: Path, config, patch: list[int]) -> Path:

@@ -18,6 +18,7 @@ from pathlib import Path
 from types import ModuleType
 
 import compare_attention_unet
+import compare_segvit
 import compare_swin_unet
 import compare_transunet
 import compare_unet
@@ -30,6 +31,7 @@ from vesalius.core.errors import InputError
 TOLERANCE, LEAST_IOU = 1e-4, 0.999
 
 COMPARE: dict[str, ModuleType] = {
+    "segvit": compare_segvit,
     "unet": compare_unet,
     "unetpp": compare_unetpp,
     "attention_unet": compare_attention_unet,

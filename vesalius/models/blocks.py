@@ -253,15 +253,27 @@ def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, bias: Tensor | None = No
 
 
 class SelfAttention(nn.Module):
-    """Tokens look at each other; q, k and v come from one matrix, in this order."""
+    """Tokens look at each other; q, k and v come from one matrix, in this order.
 
-    def __init__(self, width: int, heads: int, qkv_bias: bool = True):
+    `k_bias=False`: only q and v have a bias (BEiT; softmax subtracts that of k again). `asking` (B, n, D): only these look.
+    """
+
+    def __init__(self, width: int, heads: int, qkv_bias: bool = True, k_bias: bool = True):
         super().__init__()
         self.heads = heads
-        self.qkv, self.proj = nn.Linear(width, 3 * width, bias=qkv_bias), nn.Linear(width, width)
+        self.qkv, self.proj = nn.Linear(width, 3 * width, bias=qkv_bias and k_bias), nn.Linear(width, width)
+        apart = qkv_bias and not k_bias
+        self.q_bias, self.v_bias = (nn.Parameter(torch.zeros(width)) if apart else None for _ in range(2))
 
-    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        q, k, v = self.qkv(x).chunk(3, dim=-1)
+    def forward(self, x: Tensor, bias: Tensor | None = None, asking: Tensor | None = None) -> Tensor:
+        if asking is None:
+            q, k, v = self.qkv(x).chunk(3, dim=-1)
+        else:
+            weight, shift, width = self.qkv.weight, self.qkv.bias, x.shape[-1]
+            q = F.linear(asking, weight[:width], None if shift is None else shift[:width])
+            k, v = F.linear(x, weight[width:], None if shift is None else shift[width:]).chunk(2, dim=-1)
+        if self.q_bias is not None and self.v_bias is not None:
+            q, v = q + self.q_bias, v + self.v_bias
         return self.proj(attend(q, k, v, self.heads, bias))
 
 

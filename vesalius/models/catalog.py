@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,14 +13,16 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..core.errors import InputError, unknown_name
-from . import attention_unet, layouts, swin_unet, transunet, unetpp_layouts
+from . import attention_unet, layouts, swin_unet, transunet, unetpp_layouts, vit_layouts
 from .attention_unet import AttentionUNet, AttentionUNetConfig, derive_attention_unet
 from .naming import Convert
 from .needs import Derive, Needs, check_dims
+from .segvit import HeadConfig, SegViT, SegViTConfig, SegViTv2Config, derive_segvit, derive_segvit_v2
 from .swin_unet import SwinUnet, SwinUnetConfig, derive_swin_unet
 from .transunet import TransUNet, TransUNetConfig, derive_transunet
 from .unet import UNet, UNetConfig, derive_unet
 from .unetpp import UNetPP, UNetPPConfig, derive_unetpp
+from .vit_backbone import ViTConfig
 
 
 @dataclass(frozen=True)
@@ -136,6 +138,50 @@ CATALOG: dict[str, Entry] = {
         official=swin_unet.official,
         derive=derive_swin_unet,
     ),
+    "segvit": Entry(
+        builder=SegViT,
+        config=SegViTConfig,
+        paper="Zhang et al. 2022, arXiv:2210.05844",
+        licence="Apache-2.0 (our code)",
+        description="SegViT: a plain ViT whose class queries' attention is the mask; also its Shrink form",
+        dims=(2,),
+        tiny=(
+            SegViTConfig(3, 3, backbone=ViTConfig((32, 48), 8, 24, 2, 3, (0, 1)), head=HeadConfig(heads=2, layers=1)),
+            SegViTConfig(
+                1,
+                2,
+                backbone=ViTConfig((24, 24), 8, 24, 2, 3, (0, 1), shrink_at=1),
+                head=HeadConfig("atm_shrunk", heads=2, layers=1),
+            ),
+            SegViTConfig(2, 4, backbone=ViTConfig((32, 32), 8, 16, 1, 2, (0,)), head=HeadConfig("atm_single", heads=2, layers=2)),
+        ),
+        loss="atm",
+        recipe="segvit",
+        weights="official layout (AdelaiDet, non-commercial) by from_official; ViT of Google, timm, transformers: load_backbone",
+        official=vit_layouts.official_segvit,
+        derive=derive_segvit,
+        unused=("backbone.cls_token",),
+    ),
+    "segvit_v2": Entry(
+        builder=SegViT,
+        config=SegViTv2Config,
+        paper="Zhang et al. 2023, arXiv:2306.06289",
+        licence="Apache-2.0 (our code)",
+        description="SegViTv2: SegViT on BEiTv2, shrunk with more tokens kept at edges",
+        dims=(2,),
+        tiny=(
+            SegViTv2Config(
+                3,
+                3,
+                backbone=ViTConfig((40, 32), 8, 24, 3, 3, (0, 2), "relative", 0.1, 1, 0.125, drop_path=0.1),
+                head=HeadConfig("atm_shrunk", heads=2, layers=1, positions=True),
+            ),
+        ),
+        loss="atm",
+        recipe="segvit",
+        weights="none are public; BEiT v2 (MIT) of Microsoft, timm, transformers by load_backbone",
+        derive=derive_segvit_v2,
+    ),
 }
 
 
@@ -184,8 +230,11 @@ def derived(name: str, needs: Needs) -> dict[str, Any]:
     check_dims(name, found.dims, needs)
     sizes = {"in_channels": needs.in_channels, "classes": needs.classes, "dims": needs.dims}
     known = {f.name for f in dataclasses.fields(found.config)}
-    values = {key: value for key, value in sizes.items() if key in known}
-    return plain(make_config(found.config, {**values, **(found.derive(needs) if found.derive else {}), **needs.chosen}))
+    values: dict[str, Any] = {key: value for key, value in sizes.items() if key in known}
+    for key, value in [*(found.derive(needs) if found.derive else {}).items(), *needs.chosen.items()]:
+        parts = isinstance(value, Mapping) and isinstance(values.get(key), Mapping)  # a table is laid over another key by key
+        values[key] = {**values[key], **value} if parts else value
+    return plain(make_config(found.config, values))
 
 
 def parameter_count(model: nn.Module) -> int:
@@ -196,7 +245,7 @@ def parameter_count(model: nn.Module) -> int:
 def gflops(model: nn.Module, shape: tuple[int, ...]) -> float:
     """10^9 multiply-adds (one counts as 1) of a forward pass on a (B, C, *S) image, counted on a meta copy: no memory."""
     with torch.device("meta"):
-        shadow = type(model)(model.config).eval()  # type: ignore[call-arg]
+        shadow = type(model)(model.config).eval().requires_grad_(False)  # type: ignore[call-arg]  # the counter trips over views
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             shadow(torch.empty(shape))
     return counter.get_total_flops() / 2e9  # the counter counts a multiply and an add as two

@@ -3,12 +3,14 @@
     google         .npz of the vision transformer, alone or behind its ResNet          Dosovitskiy et al. 2021
     timm_vit       blocks.0.attn.qkv..., the ResNet under patch_embed.backbone
     hf_vit         encoder.layer.0.attention.attention.query..., of transformers
+    beit           blocks.0.attn.q_bias...; Microsoft's checkpoints of BEiT and BEiT v2, and timm's
+    hf_beit        encoder.layer.0.lambda_1..., of transformers
     swin           layers.0.blocks.0.attn.qkv...; Microsoft's checkpoints, and timm's
     hf_swin        encoder.layers.0.blocks.0.attention.self.query..., of transformers
 
-A layout is known by its names. Each is brought to the names of our models, then fitted: positions are resized as TransUNet
-does (linear, outermost tokens held), a Swin encoder is copied a second time, mirrored, into the decoder of Swin-Unet, and a
-kernel for three channels is summed for one where that is the same as repeating the grey image.
+A layout is known by its names. Each is brought to the names of our models, then fitted: positions are resized (TransUNet:
+linear, outermost tokens held; SegViT: bicubic), a Swin encoder is copied a second time, mirrored, into the decoder of
+Swin-Unet, and a kernel for three channels is summed for one where that is the same as repeating the grey image.
 """
 
 from __future__ import annotations
@@ -25,9 +27,11 @@ import torch
 from torch import Tensor, nn
 
 from ..core.errors import WeightsError, unknown_name
+from .beit import for_reach
 from .blocks import resize_positions
 from .naming import State
 from .resnet_v2 import unit_name
+from .segvit import SegViT
 from .swin_unet import SwinUnet
 from .swin_unet import rename as swin_name
 from .transunet import TransUNet
@@ -60,11 +64,9 @@ def load_backbone(model: nn.Module, file: str | Path) -> KeyReport:
     of no known layout, or has nothing for this model; UnknownName for a model that takes no backbone.
     """
     file = Path(file)
-    place = next((place for kind, place in PLACES.items() if isinstance(model, kind)), None)
-    if place is None:
-        raise unknown_name("model with a backbone", type(model).__name__, [kind.__name__ for kind in PLACES])
+    place = place_of(model)
     state = _read_npz(file) if file.suffix == ".npz" else load_state(file)[0]
-    state = {re.sub(r"^(vit|swin)\.", "", name): tensor for name, tensor in state.items()}
+    state = {re.sub(r"^(vit|swin|beit)\.", "", name): tensor for name, tensor in state.items()}
     layout = find_layout(state, file)
     if layout.family != place.family:
         raise WeightsError(
@@ -142,6 +144,21 @@ HF_VIT: Rules = (
     (r"embeddings\.position_embeddings", "vit.positions"),
     (r"embeddings\.patch_embeddings\.projection\.(\w+)", r"vit.embed.conv.\1"),
 )
+_BLOCKS = r"blocks\.(\d+)\."
+BEIT: Rules = (
+    (_BLOCKS + r"gamma_([12])", r"vit.layers.\1.gamma.\2"),
+    (_BLOCKS + r"attn\.([qv]_bias)", r"vit.layers.\1.attention.\2"),
+    (_BLOCKS + r"attn\.relative_position_bias_table", r"vit.biases.\1.table"),
+    (r"cls_token", "vit.cls_token"),
+    *TIMM_VIT,
+)
+HF_BEIT: Rules = (
+    (_LAYER + r"lambda_([12])", r"vit.layers.\1.gamma.\2"),
+    (_LAYER + r"attention\.attention\.(query|value)\.bias", r"vit.layers.\1.attention.\2_bias"),
+    (_LAYER + r"attention\.attention\.relative_position_bias\.relative_position_bias_table", r"vit.biases.\1.table"),
+    (r"embeddings\.cls_token", "vit.cls_token"),
+    *HF_VIT,
+)
 _STAGE = r"encoder\.layers\.(\d+)\.blocks\.(\d+)\."
 HF_SWIN: Rules = (  # to the names of Microsoft's own files
     (_STAGE + r"layernorm_before\.(\w+)", r"layers.\1.blocks.\2.norm1.\3"),
@@ -208,6 +225,30 @@ def from_hf_vit(state: State) -> State:
     return joined({by_rules(name, HF_VIT): tensor for name, tensor in state.items()})
 
 
+def from_beit(state: State) -> State:
+    """Microsoft's BEiT, and timm's. While pretraining all layers share one table of positions: each gets a copy."""
+    shared = state.get("rel_pos_bias.relative_position_bias_table")
+    ours = {by_rules(name, BEIT): tensor for name, tensor in state.items() if not name.startswith("rel_pos_bias.")}
+    return _scaled(ours, shared)
+
+
+def from_hf_beit(state: State) -> State:
+    """transformers' BEiT."""
+    shared = state.get("encoder.relative_position_bias.relative_position_bias_table")
+    ours = joined({by_rules(name, HF_BEIT): tensor for name, tensor in state.items() if "encoder.relative_pos" not in name})
+    return _scaled({re.sub(r"\.(q|v)(?:uery|alue)_bias$", r".\1_bias", name): tensor for name, tensor in ours.items()}, shared)
+
+
+def _scaled(state: State, shared: Tensor | None) -> State:
+    """Layer scales .gamma.1 and .gamma.2 become one (2, D), and a shared table of positions one a layer."""
+    for name in [n for n in state if n.endswith(".gamma.1")]:
+        layer = name.removesuffix(".gamma.1")
+        state[f"{layer}.gamma"] = torch.stack([state.pop(f"{layer}.gamma.{i}") for i in (1, 2)])
+        if shared is not None:
+            state[f"{layer.replace('layers', 'biases')}.table"] = shared
+    return state
+
+
 def from_swin(state: State) -> State:
     """Microsoft's Swin, and timm's: since 0.9 timm counts a merge to the stage behind it."""
     late = not any(name.startswith("layers.0.downsample.") for name in state)
@@ -222,6 +263,8 @@ def from_hf_swin(state: State) -> State:
 
 
 LAYOUTS: dict[str, Layout] = {
+    "beit": Layout("blocks.0.attn.q_bias", "BEiT", from_beit),  # its other names are those of a ViT: asked first
+    "hf_beit": Layout("encoder.layer.0.lambda_1", "BEiT", from_hf_beit),
     "google": Layout("Transformer/encoder_norm/scale", "ViT", from_google),
     "timm_vit": Layout("blocks.0.attn.qkv.weight", "ViT", from_timm_vit),
     "hf_vit": Layout("encoder.layer.0.attention.attention.query.weight", "ViT", from_hf_vit),
@@ -248,6 +291,19 @@ def into_swin_unet(model: SwinUnet, state: State) -> State:
     return for_grey(state | {n: t for n, t in mirrored.items() if n in wanted}, "embed.conv.weight", model.in_channels)
 
 
+def into_segvit(model: SegViT, state: State) -> State:
+    """Positions on the model's grid, bicubic as in the original, the class token's kept in front; three channels for one."""
+    grid, ours = model.backbone.config.grid, State()
+    for name, tensor in state.items():
+        if name == "vit.positions" and (side := isqrt(tensor.shape[1] - 1)) ** 2 == tensor.shape[1] - 1:
+            patches = resize_positions(tensor[:, 1:].unflatten(1, (side, side)), grid).flatten(1, 2)
+            tensor = torch.cat((tensor[:, :1], patches), 1)
+        elif name.startswith("vit.biases."):
+            tensor = for_reach(tensor, grid)
+        ours[re.sub(r"^vit\.(?!norm\.)", "backbone.", name)] = tensor  # the norm at the end has no place
+    return for_grey(ours, "backbone.embed.conv.weight", model.in_channels)
+
+
 def on_grid(positions: Tensor, grid: tuple[int, int]) -> Tensor:
     """(1, N, D), of a square image, perhaps with a class token in front -> (1, H, W, D), `grid` = (H, W).
 
@@ -272,7 +328,17 @@ def for_grey(state: State, name: str, in_channels: int) -> State:
     return state
 
 
+def place_of(model: nn.Module) -> Place:
+    """Where `model` takes a backbone; raises UnknownName."""
+    for kind, place in PLACES.items():
+        if isinstance(model, kind):
+            relative = isinstance(model, SegViT) and model.backbone.relative
+            return replace(place, family="BEiT") if relative else place
+    raise unknown_name("model with a backbone", type(model).__name__, [kind.__name__ for kind in PLACES])
+
+
 PLACES: dict[type[nn.Module], Place] = {
+    SegViT: Place("ViT", ("backbone",), into_segvit),  # or a BEiT, where its positions are relative
     TransUNet: Place("ViT", ("resnet", "vit"), into_transunet),
     SwinUnet: Place("Swin", ("embed", "embed_norm", "encoder", "merge", "norm", "decoder"), into_swin_unet),
 }

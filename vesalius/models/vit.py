@@ -20,17 +20,41 @@ EPS = 1e-6  # of every layer norm, as in the original
 
 
 class Layer(nn.Module):
-    """Attention, then an MLP, each behind a layer norm and beside a shortcut: (B, N, D) -> (B, N, D)."""
+    """Attention, then an MLP, each behind a layer norm and beside a shortcut: (B, N, D) -> (B, N, D).
 
-    def __init__(self, width: int, heads: int, mlp: int, dropout: float = 0.0, drop_path: float = 0.0):
+    `scale` above 0 is BEiT's layer scale, what each of the two is multiplied by at the start; `k_bias` as in SelfAttention.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        mlp: int,
+        dropout: float = 0.0,
+        drop_path: float = 0.0,
+        *,
+        scale: float = 0.0,
+        k_bias: bool = True,
+    ):
         super().__init__()
         self.norm1, self.norm2 = nn.LayerNorm(width, EPS), nn.LayerNorm(width, EPS)
-        self.attention, self.mlp = SelfAttention(width, heads), MLP((width, mlp, width), dropout=dropout)
+        self.attention, self.mlp = SelfAttention(width, heads, k_bias=k_bias), MLP((width, mlp, width), dropout=dropout)
+        self.gamma = nn.Parameter(torch.full((2, width), scale)) if scale else None
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.drop_path(self.attention(self.norm1(x)))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+    def forward(self, x: Tensor, bias: Tensor | None = None, asking: Tensor | None = None) -> Tensor:
+        """With `asking` (B or 1, n), only the tokens at these places look, and go on: (B, n, D). `bias` as in `attend`."""
+        gamma = (1.0, 1.0) if self.gamma is None else self.gamma
+        y, looking = self.norm1(x), None
+        if asking is not None:
+            x, looking = pick(x, asking), pick(y, asking)
+        x = x + self.drop_path(gamma[0] * self.attention(y, bias, looking))
+        return x + self.drop_path(gamma[1] * self.mlp(self.norm2(x)))
+
+
+def pick(tokens: Tensor, places: Tensor) -> Tensor:
+    """The tokens (B, n, D) at `places` (B or 1, n) of (B, N, D)."""
+    return tokens.gather(1, places.expand(len(tokens), -1)[..., None].expand(-1, -1, tokens.shape[-1]))
 
 
 class VisionTransformer(nn.Module):

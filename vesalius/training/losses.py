@@ -1,7 +1,9 @@
 """Losses by name: what the catalog entry or the recipe names, this file maps.
 
-    loss(scores (B, K, *S) float, target, weight=None) -> scalar
+    loss(scores (B, K, *S) float, target, weight=None) -> scalar        of one map: LOSSES
+    loss(outputs, target, weight=None) -> scalar                        of all that one kind of model answers: OWN
 
+`find_loss` gives the second form for either: a map's loss becomes deep supervision over main and auxiliary maps.
 Class targets are (B, *S) integers with IGNORED where nobody knows; object targets are (B, T, *S) floats.
 With several processes every loss is that of the global batch, and so is its gradient once DDP has averaged it: the
 sums that a ratio needs are exchanged (`together`).
@@ -12,16 +14,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from ..core.errors import InputError, unknown_name
+from ..models.contract import Outputs
 from .processes import together
 
 IGNORED = -1
 Loss = Callable[..., Tensor]
+FOCAL_WEIGHT, NO_OBJECT = 20.0, 0.1  # Zhang et al. 2022, arXiv:2210.05844; what the released code has
 
 
 def mean_over(values: Tensor, kept: Tensor) -> Tensor:
@@ -153,6 +158,73 @@ def objects(scores: Tensor, target: Tensor, weight: Tensor | None = None) -> Ten
     return found + 2 * mean_over(apart, (truth + 0.2).expand_as(apart))
 
 
+class Terms(NamedTuple):
+    """What SegViT's loss adds up at one stage, weighted."""
+
+    ce: Tensor
+    mask: Tensor
+    dice: Tensor
+
+
+def atm(outputs: Outputs, target: Tensor, weight: Tensor | None = None) -> Tensor:
+    """SegViT's loss: the terms of every stage, and binary cross-entropy of the boundaries where the model looks for them.
+
+    outputs.auxiliary holds class logits and masks of each stage in turn, then perhaps boundaries (models/segvit.py). Raises
+    InputError for what another kind of model answers.
+    """
+    stages, odd = divmod(len(outputs.auxiliary), 2)
+    if not stages or outputs.auxiliary[0].ndim != 3:
+        raise InputError("the loss 'atm' teaches SegViT, and this model answers otherwise", fix="take the model's own loss")
+    total = target.new_zeros((), dtype=torch.float32)
+    for i in range(stages):
+        total = total + sum(atm_terms(outputs.auxiliary[2 * i], outputs.auxiliary[2 * i + 1], target))
+    return total + boundary_bce(outputs.auxiliary[-1], target) if odd else total
+
+
+def atm_terms(logits: Tensor, masks: Tensor, target: Tensor, *, unknown_is_outside: bool = False) -> Terms:
+    """Zhang et al. 2022: query c answers for class c. logits (B, K, K + 1), masks (B, K, h, w), target (B, H, W).
+
+    Cross-entropy over all queries, an absent class's weighing 0.1; for the classes present in an image, focal loss (alpha 0.25,
+    gamma 2; mean over pixels) x 20 and Dice (smooth 1), both summed and divided by how many there are. Masks come up to
+    the target's size. Pixels nobody knows are left out; the original takes them as outside of every mask (`unknown_is_outside`).
+    """
+    classes = logits.shape[1]
+    inside = torch.where(target == IGNORED, classes, target).flatten(1)
+    present = torch.zeros(len(target), classes + 1, dtype=torch.bool, device=target.device).scatter_(1, inside, True)[:, :classes]
+    wanted = torch.where(present, torch.arange(classes, device=target.device), classes)  # (B, K)
+    share = torch.where(present, 1.0, NO_OBJECT)
+    entropy = F.cross_entropy(logits.float().transpose(1, 2), wanted, reduction="none")
+    ce = together((entropy * share).sum()) / together(share.sum())
+    image, query = present.nonzero(as_tuple=True)
+    pairs = together(present.sum().float()).clamp(min=1)
+    if len(image) == 0:
+        return Terms(ce, together(0 * masks.float().sum()), together(0 * masks.float().sum()))
+    found = F.interpolate(masks[image, query][:, None].float(), target.shape[1:], mode="bilinear", align_corners=False)[:, 0]
+    truth = (target[image] == query[:, None, None]).float()  # (pairs, H, W)
+    kept = torch.ones_like(truth) if unknown_is_outside else (target[image] != IGNORED).float()
+    chance = found.sigmoid()
+    miss = chance + truth - 2 * chance * truth  # 1 - p_t
+    values = F.binary_cross_entropy_with_logits(found, truth, reduction="none") * miss**2 * (0.75 - 0.5 * truth)
+    focal_ = (values * kept).sum((1, 2)) / kept.sum((1, 2))
+    overlap, total = (chance * truth * kept).sum((1, 2)), ((chance + truth) * kept).sum((1, 2))
+    dice = 1 - (2 * overlap + 1) / (total + 1)
+    return Terms(ce, FOCAL_WEIGHT * together(focal_.sum()) / pairs, together(dice.sum()) / pairs)
+
+
+def boundary_bce(logits: Tensor, target: Tensor) -> Tensor:
+    """Binary cross-entropy of class boundaries (B, 1, h, w): cells of the down-sampled target that have another class beside."""
+    small = at_size(target, logits.shape[2:])
+    edge = torch.zeros_like(small, dtype=torch.bool)
+    for axis in (1, 2):
+        count = small.shape[axis] - 1
+        first, second = small.narrow(axis, 0, count), small.narrow(axis, 1, count)
+        differ = (first != second) & (first != IGNORED) & (second != IGNORED)
+        edge.narrow(axis, 0, count).logical_or_(differ)
+        edge.narrow(axis, 1, count).logical_or_(differ)
+    entropy = F.binary_cross_entropy_with_logits(logits[:, 0].float(), edge.float(), reduction="none")
+    return mean_over(entropy, small != IGNORED)
+
+
 LOSSES: dict[str, Loss] = {
     "dice_ce": dice_ce,
     "dice": dice,
@@ -166,23 +238,39 @@ LOSSES: dict[str, Loss] = {
 }
 
 
+OWN: dict[str, Callable[[Outputs, Tensor, Tensor | None], Tensor]] = {"atm": atm}  # each needs its kind of model
 TEACHES = {"objects": ("objects",), "regions": ("dice_bce",)}  # by how a task decides; all others teach classes
 
 
-def check_loss(name: str, decides: str) -> None:
-    """Raises UnknownName for an unknown loss, InputError for one whose scores mean something else to who `decides`."""
+def check_loss(name: str, decides: str, own: str | None = None) -> None:
+    """Raises UnknownName for an unknown loss, InputError for one whose scores mean something else to who `decides`.
+
+    `own` is the loss that the model's catalog entry names: one of OWN fits its own kind of model, and that model no other.
+    """
     find_loss(name)
     special = [one for losses in TEACHES.values() for one in losses]
     fitting = TEACHES.get(decides, tuple(one for one in LOSSES if one not in special))
+    if own in OWN:
+        if decides in TEACHES:
+            fix = "take another model"
+            raise InputError(f"a model taught by '{own}' tells classes apart, and this task decides by '{decides}'", fix=fix)
+        fitting = (str(own),)
     if name not in fitting:
-        raise InputError(f"the loss '{name}' does not teach a task that decides by '{decides}'", fix=f"take {', '.join(fitting)}")
+        taught = "this model" if own in OWN or name in OWN else f"a task that decides by '{decides}'"
+        raise InputError(f"the loss '{name}' does not teach {taught}", fix=f"take {', '.join(fitting)}")
 
 
-def find_loss(name: str) -> Loss:
-    """The loss of that name; raises UnknownName."""
+def find_loss(name: str) -> Callable[[Outputs, Tensor, Tensor | None], Tensor]:
+    """The loss of that name, over all that a model answers; raises UnknownName."""
+    if name in OWN:
+        return OWN[name]
     if name not in LOSSES:
-        raise unknown_name("loss", name, LOSSES)
-    return LOSSES[name]
+        raise unknown_name("loss", name, [*LOSSES, *OWN])
+
+    def whole(outputs: Outputs, target: Tensor, weight: Tensor | None) -> Tensor:
+        return supervised(LOSSES[name], outputs.main, outputs.auxiliary, target, weight)
+
+    return whole
 
 
 def supervised(loss: Loss, main: Tensor, auxiliary: tuple[Tensor, ...], target: Tensor, weight: Tensor | None = None) -> Tensor:

@@ -117,7 +117,7 @@ def derive(
     patch = fit_patch(patch, model, config, found.dims)
     batch = recipe.batch or max(2, min(8, BATCH_VOXELS[found.dims] // math.prod(patch)))
     loss = recipe.loss or {"objects": "objects", "regions": "dice_bce"}.get(decide.kind, listed.loss)
-    check_loss(loss, decide.kind)
+    check_loss(loss, decide.kind, listed.loss)
     task = Task(
         name=like.name if like else data.name,
         title=like.title if like else f"{data.name}, trained with Vesalius",
@@ -255,7 +255,7 @@ def read_plan(path: str | Path) -> Plan:
     missing = [key for key in ("patch", "batch", "loss") if getattr(plan.recipe, key) is None]
     if missing:
         raise DatasetError(f"recipe.{missing[0]} is missing", file=path, fix="make a plan with --plan-only and edit that")
-    check_loss(plan.loss, plan.task.decide.kind)
+    check_loss(plan.loss, plan.task.decide.kind, entry(plan.task.model.name).loss)
     if plan.task.dims == 2 and plan.patch[0] != 1:
         raise DatasetError(f"recipe.patch is {by(plan.patch)}, for pictures", file=path, fix="patches of pictures have Z = 1")
     return plan

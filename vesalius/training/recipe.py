@@ -235,6 +235,22 @@ RECIPES: dict[str, Recipe] = {
     "transunet": Recipe(**SYNAPSE, lr=0.01, loss="squared_dice_ce_50"),
     # Cao et al. 2021, arXiv:2105.05537: rate and mixture of losses differ.
     "swin_unet": Recipe(**SYNAPSE, lr=0.05, loss="squared_dice_ce_60"),
+    # SegViT from scratch, which the paper never does: a higher rate than for pretrained weights, and short warm-up. Ours.
+    "segvit": Recipe(lr=5e-4, weight_decay=0.05, warmup=0.05, clip=1.0, ema=0.998, augment=Augment(flip_axes=(2,))),
+    # SegViT on pretrained weights (Zhang et al. 2022, ADE20K; of the released configs): linear decay after 1,500 of 160,000
+    # steps. There the head learns ten times faster; here all of it has the one rate.
+    "segvit_finetune": Recipe(
+        lr=2e-5,
+        weight_decay=0.01,
+        schedule="poly",
+        warmup=1500 / 160_000,
+        clip=35.0,
+        batch=16,
+        patch=(1, 512, 512),
+        foreground=0.0,
+        steps=160_000,
+        augment=Augment(scale=(0.5, 2.0), scale_p=1.0, flip_axes=(2,), rotate_p=0, blur_p=0, noise_p=0, low_resolution_p=0),
+    ),
 }
 
 

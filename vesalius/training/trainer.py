@@ -19,9 +19,10 @@ from torch import Tensor, nn
 
 from ..core.errors import InputError, VesaliusError
 from ..models.catalog import build
+from ..models.contract import Outputs
 from ..models.weights import load_into
 from ..pipeline.tiled import use_bf16
-from .losses import find_loss, supervised
+from .losses import find_loss
 from .plan import Plan
 from .processes import join_norms
 from .recipe import Recipe
@@ -110,8 +111,8 @@ class Trainer:
         weight = batch["weight"].to(device) if "weight" in batch else None
         self.model.train()
         with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
-            main, auxiliary = self.model(image)
-        loss = supervised(self.loss, main, auxiliary, batch["target"].to(device), weight)
+            outputs = self.model(image)
+        loss = self.loss(Outputs(*outputs), batch["target"].to(device), weight)
         value = float(loss.detach())
         if not math.isfinite(value):
             raise InputError(

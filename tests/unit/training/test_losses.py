@@ -4,10 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from vesalius.core.errors import UnknownName
+from vesalius.core.errors import InputError, UnknownName
+from vesalius.models.contract import Outputs
 from vesalius.training.losses import (
     IGNORED,
     LOSSES,
+    atm_terms,
+    boundary_bce,
+    check_loss,
     dice,
     dice_bce,
     dice_ce,
@@ -149,3 +153,80 @@ def test_dice_counts_the_background_and_each_sample_for_itself():
 def test_an_unknown_loss_names_the_nearest():
     with pytest.raises(UnknownName, match="dice_ce"):
         find_loss("dice_cee")
+
+
+def answers(target, classes=3, sure=30.0, grid=None):
+    """Outputs of a SegViT of one stage that is right about every class and every pixel."""
+    masks = sure * (2 * one_hot(target, classes) - 1)
+    there = masks.amax((2, 3)) > 0
+    logits = torch.full((len(target), classes, classes + 1), -sure)
+    wanted = torch.where(there, torch.arange(classes), classes)
+    logits.scatter_(2, wanted[..., None], sure)
+    return logits.requires_grad_(), masks.requires_grad_()
+
+
+@pytest.fixture
+def labelled():
+    target = torch.zeros(2, 8, 12, dtype=torch.long)
+    target[0, 2:5, 3:9] = 2  # class 1 is in neither image, class 2 only in the first
+    return target
+
+
+def test_segvits_loss_is_nothing_for_the_right_answer_and_all_stages_count(labelled):
+    right = answers(labelled)
+    wrong = (-right[0], -right[1])
+    loss = find_loss("atm")
+    nothing = float(loss(Outputs(right[1], right), labelled, None))
+    once, twice = (float(loss(Outputs(right[1], part), labelled, None)) for part in ((*right, *wrong), (*wrong, *wrong)))
+    assert nothing < 1e-3 < 100 < once and twice == pytest.approx(2 * once, rel=1e-4)
+
+
+def test_a_query_of_an_absent_class_weighs_a_tenth(labelled):
+    logits, masks = answers(labelled)
+    absent, present = logits.detach().clone(), logits.detach().clone()
+    absent[1, 1], present[1, 0] = absent[1, 1].roll(1), present[1, 0].roll(1)
+    ratio = atm_terms(present, masks, labelled).ce / atm_terms(absent, masks, labelled).ce
+    assert float(ratio) == pytest.approx(10, rel=1e-3)
+
+
+def test_segvits_loss_leaves_out_what_nobody_knows(labelled):
+    logits, masks = (torch.randn_like(part).requires_grad_() for part in answers(labelled))
+    labelled[:, 5:] = IGNORED
+    loss = find_loss("atm")(Outputs(masks, (logits, masks)), labelled, None)
+    (gradient,) = torch.autograd.grad(loss, masks)
+    assert bool((gradient[:, :, 5:] == 0).all()) and bool((gradient[0, 2, :5] != 0).all())
+    official = sum(atm_terms(logits, masks, labelled, unknown_is_outside=True))
+    (gradient,) = torch.autograd.grad(official, masks)
+    assert bool((gradient[0, 2, 5:] > 0).all())  # the original pushes masks down there
+
+
+def test_segvits_loss_is_finite_where_nothing_is_known(labelled):
+    logits, masks = answers(labelled)
+    loss = find_loss("atm")(Outputs(masks, (logits, masks)), torch.full_like(labelled, IGNORED), None)
+    loss.backward()
+    assert torch.isfinite(loss) and torch.isfinite(masks.grad).all()
+
+
+def test_boundaries_are_cells_with_another_class_beside(labelled):
+    edges = torch.full((2, 1, 4, 6), -30.0)
+    edges[0, 0, 1:3, 1:5] = 30  # the block's own cells, all at its rim
+    edges[0, 0, 0, 1:5] = edges[0, 0, 3, 1:5] = edges[0, 0, 1:3, 0] = edges[0, 0, 1:3, 5] = 30
+    target = labelled.clone()
+    target[0] = 0
+    target[0, 2:6, 2:10] = 2
+    target[1, :2] = target[1, 6:] = IGNORED
+    target[1, 2:6, :6] = 1
+    edges[1, 0, 1:3, 2:4] = 30
+    edges[1, 0, ::3] = 30  # nobody knows: costs nothing
+    interior = edges.clone()
+    interior[0, 0, 0, 0] = 30
+    assert float(boundary_bce(edges, target)) < 1e-6 < 0.1 < float(boundary_bce(interior, target))
+
+
+def test_a_models_own_loss_teaches_that_model_and_no_other():
+    check_loss("atm", "argmax", "atm")
+    for name, decides, own in (("atm", "argmax", "dice_ce"), ("dice_ce", "argmax", "atm"), ("objects", "objects", "atm")):
+        with pytest.raises(InputError, match="Take"):
+            check_loss(name, decides, own)
+    with pytest.raises(InputError, match="teaches SegViT"):
+        find_loss("atm")(Outputs(torch.zeros(1, 2, 4, 4), (torch.zeros(1, 2, 2, 2),) * 2), torch.zeros(1, 4, 4).long(), None)

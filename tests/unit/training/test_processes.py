@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from vesalius.training.losses import IGNORED, LOSSES
+from vesalius.models.contract import Outputs
+from vesalius.training.losses import IGNORED, LOSSES, find_loss
 from vesalius.training.processes import join_norms, together
 
 
@@ -35,6 +36,18 @@ def loss_and_gradient(name: str, part: slice = slice(None)) -> tuple[torch.Tenso
     return loss.detach(), gradient
 
 
+def segvit_loss_and_gradient(part: slice = slice(None)) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same for SegViT's loss, of two stages and boundaries: the second half of the batch holds more classes."""
+    scores, target, _ = case("atm")
+    generator = torch.Generator().manual_seed(1)
+    logits, masks, edges = (torch.randn(4, *shape, generator=generator)[part] for shape in ((3, 4), (3, 3, 4), (1, 3, 4)))
+    factor = torch.ones(4, requires_grad=True)
+    answers = (logits * factor[0], masks * factor[1], logits * factor[2], masks * factor[3] ** 2, edges * factor[3])
+    loss = find_loss("atm")(Outputs(scores[part], answers), target[part], None)
+    (gradient,) = torch.autograd.grad(loss, factor)
+    return loss.detach(), gradient
+
+
 def norm_and_gradient(part: slice = slice(None)) -> tuple[torch.Tensor, ...]:
     """The weights' gradient behind two batch norms, and what they remember."""
     torch.manual_seed(0)
@@ -49,14 +62,15 @@ WORKER = """
 import sys, torch
 import torch.distributed as dist
 sys.path.insert(0, sys.argv[3])
-from test_processes import loss_and_gradient, norm_and_gradient
+from test_processes import loss_and_gradient, norm_and_gradient, segvit_loss_and_gradient
 from vesalius.training.losses import LOSSES
 rank, folder = int(sys.argv[1]), sys.argv[2]
 dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
 part = slice(rank, None, 2)
-found = {name: loss_and_gradient(name, part) for name in LOSSES} | {"norm": norm_and_gradient(part)}
+found = {name: loss_and_gradient(name, part) for name in LOSSES}
+found |= {"atm": segvit_loss_and_gradient(part), "norm": norm_and_gradient(part)}
 for name, values in found.items():
-    for value in values[1:] if name in LOSSES else values:
+    for value in values if name == "norm" else values[1:]:
         dist.all_reduce(value)
         value /= 2
 torch.save(found, f"{folder}/{rank}.pt")
@@ -88,6 +102,13 @@ def test_a_loss_and_its_gradient_are_those_of_the_whole_batch(both, name):
     for found in both:
         assert float(found[name][0]) == pytest.approx(float(loss), abs=1e-6)
         assert torch.allclose(found[name][1], gradient, atol=1e-6)
+
+
+def test_segvits_loss_and_its_gradient_are_those_of_the_whole_batch(both):
+    loss, gradient = segvit_loss_and_gradient()
+    for found in both:
+        assert float(found["atm"][0]) == pytest.approx(float(loss), abs=1e-5)
+        assert torch.allclose(found["atm"][1], gradient, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", SAMPLE_WISE)
