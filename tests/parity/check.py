@@ -17,6 +17,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from types import ModuleType
 
+import compare_sam
+import compare_tiny_vit
 import compare_unet
 import numpy as np
 from reference import Folder
@@ -26,6 +28,8 @@ from vesalius.core.errors import InputError
 TOLERANCE, LEAST_IOU = 1e-4, 0.999
 
 COMPARE: dict[str, ModuleType] = {
+    "sam": compare_sam,
+    "tiny_vit": compare_tiny_vit,
     "unet": compare_unet,
 }
 
