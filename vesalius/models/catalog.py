@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..core.errors import InputError, unknown_name
 from . import layouts
-from .naming import Convert
+from .naming import Convert, State
 from .sam import official as sam_official
 from .sam.image_encoder import ViTConfig
 from .sam.sam import SAM, SAMConfig
@@ -31,6 +31,7 @@ class Entry:
     loss      name of its loss, as training/losses.py lists it
     recipe    name of its default recipe, as training/recipe.py lists it
     official  from the config of a reference file to our config and the conversion of its state dict
+    infer     from an official state dict to the config that `official` takes, where the shapes say it
     unused    parameters that the original carries and never uses
     """
 
@@ -45,6 +46,7 @@ class Entry:
     recipe: str
     weights: str
     official: Callable[[dict[str, Any]], tuple[Any, Convert]] | None = None
+    infer: Callable[[State], dict[str, Any]] | None = None
     unused: tuple[str, ...] = field(default=())
     kind: Literal["segmenter", "prompts", "encoder"] = "segmenter"
 
@@ -65,6 +67,7 @@ CATALOG: dict[str, Entry] = {
         recipe="default",
         weights="layouts milesial (GPL-3), nested (MIT), nnunet (Apache-2.0) are read by weights.from_official",
         official=layouts.official,
+        infer=layouts.infer,
     ),
     "sam": Entry(
         builder=SAM,

@@ -85,11 +85,11 @@ class Frame:
     def points(self, points: ArrayLike, shape: tuple[int, int]) -> Tensor:
         """(..., 2) x, y on a picture of `shape` (H, W) -> the same on the square, float32."""
         h, w = self.inner(shape)
-        return torch.from_numpy(np.asarray(points, np.float64) * (w / shape[1], h / shape[0])).float()
+        return torch.from_numpy(np.asarray(points, np.float32) * np.float32((w / shape[1], h / shape[0])))
 
     def boxes(self, boxes: ArrayLike, shape: tuple[int, int]) -> Tensor:
         """(..., 4) x0, y0, x1, y1 on a picture of `shape` (H, W) -> the same on the square, float32."""
-        corners = np.asarray(boxes, np.float64)
+        corners = np.asarray(boxes, np.float32)
         return self.points(corners.reshape(*corners.shape[:-1], 2, 2), shape).flatten(-2)
 
     def restore(self, logits: Tensor, shape: tuple[int, int]) -> Tensor:

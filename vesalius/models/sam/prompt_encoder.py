@@ -62,9 +62,13 @@ class PromptEncoder(nn.Module):
         return torch.cat(tokens, 1), self._map(prompts.masks, grid)
 
     def encode(self, places: Tensor, frame: tuple[int, int]) -> Tensor:
-        """(..., 2) x, y in pixels of a `frame` (H, W) -> (..., D). No matrix product, which autocast would round."""
-        x, y = (2 * places[..., i : i + 1].float() / frame[1 - i] - 1 for i in range(2))
-        angle = 2 * pi * (x * self.gaussian[0] + y * self.gaussian[1])
+        """(..., 2) x, y in pixels of a `frame` (H, W) -> (..., D).
+
+        The product with G is rounded once, as in the original's matrix product: the decoder amplifies the last bit a hundredfold.
+        As a matrix product autocast would round it to bfloat16.
+        """
+        x, y = (2 * (places[..., i : i + 1].to(self.gaussian.dtype) / frame[1 - i]) - 1 for i in range(2))
+        angle = 2 * pi * torch.addcmul(x * self.gaussian[0], y, self.gaussian[1])
         return torch.cat((angle.sin(), angle.cos()), -1)
 
     def positions(self, grid: tuple[int, int]) -> Tensor:
@@ -72,7 +76,7 @@ class PromptEncoder(nn.Module):
         if self._known is not None and self._known[1] == grid and torch.equal(self._known[0], self.gaussian):
             return self._known[2]
         with torch.inference_mode(False), torch.no_grad():  # kept for training too
-            y, x = (torch.arange(n, device=self.gaussian.device) + 0.5 for n in grid)
+            y, x = (torch.arange(n, device=self.gaussian.device).to(self.gaussian) + 0.5 for n in grid)
             cells = torch.stack((x.expand(grid), y[:, None].expand(grid)), -1)
             code = self.encode(cells, grid).flatten(0, 1)[None]
             self._known = (self.gaussian.clone(), grid, code)
