@@ -131,12 +131,13 @@ def test_a_full_disk_leaves_nothing_behind(call, run, tmp_path, monkeypatch, vol
     [
         (["--model", "unett", "--weights", "WEIGHTS"], ["unett", "did you mean 'unet'"]),
         (["--task", "nuclie"], ["nuclie", "did you mean 'nuclei'"]),
+        (["--task", "nuclei", "--model", "unet"], ["both a task ('nuclei') and a model ('unet')"]),
         ([], ["nuclei", "hippocampus", "--task", "--model"]),
         (["--model", "unet"], ["--weights"]),
         (["--model", "unet", "--weights", "nowhere.safetensors"], ["nowhere.safetensors"]),
         (["--model", "unet", "--weights", "WEIGHTS", "--max-ram", "lots"], ["lots"]),
     ],
-    ids=["unknown model", "unknown task", "neither", "no weights", "missing weights", "unreadable size"],
+    ids=["unknown model", "unknown task", "both", "neither", "no weights", "missing weights", "unreadable size"],
 )
 def test_segment_refuses_what_it_cannot_know(words, said, run, tmp_path, picture_weights):
     image = picture(tmp_path / "case.png")

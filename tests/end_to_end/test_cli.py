@@ -197,6 +197,19 @@ def test_plan_only_stops_at_the_plan_and_an_edited_plan_is_followed(run, tmp_pat
     assert json.loads(result.stdout)[0]["steps"] == 2
 
 
+def test_train_takes_steps_precision_and_half_weights(trained, run, tmp_path):
+    from safetensors import safe_open
+
+    _, data, _ = trained
+    (tmp_path / "tiny.toml").write_text("batch = 2\n[model]\nwidths = [4, 8]\n")
+    words = ["train", data, "-o", tmp_path / "run", "--recipe", tmp_path / "tiny.toml", "--steps", 3, "--workers", 0, "--half"]
+    result = run(*words, "--precision", "fp32", "--json")
+    assert json.loads(result.stdout)[0]["steps"] == 3 and 'precision = "fp32"' in (tmp_path / "run" / "plan.toml").read_text()
+    with safe_open(tmp_path / "run" / "weights.safetensors", "np") as weights:
+        assert {str(weights.get_tensor(key).dtype) for key in weights.keys()} == {"float16"}  # noqa: SIM118
+    assert run("segment", data / "images", "-o", tmp_path / "out", "--model", tmp_path / "run", "--quiet").exit_code == 0
+
+
 # --- the small verbs ----------------------------------------------------------------------------------------------
 
 

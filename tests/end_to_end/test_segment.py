@@ -11,8 +11,9 @@ from specimens import picture, volume
 from vesalius.core.errors import ChannelError, InputError, OutputError
 from vesalius.io.files import read, read_mask
 from vesalius.pipeline import segment as room
+from vesalius.pipeline.explain import explain
 from vesalius.pipeline.predictor import load
-from vesalius.pipeline.segment import segment, segment_image
+from vesalius.pipeline.segment import SegmentOptions, segment, segment_image
 from vesalius.pipeline.tiled import tiled
 from vesalius.tasks.catalog import TASKS
 from vesalius.tasks.decide import decide
@@ -221,3 +222,10 @@ def test_explain_runs_no_network(volume_weights, tmp_path, monkeypatch):
     for word in ("50 x 60 x 64 voxels", "resample", "tiles", "x", "mm", "case.nii.gz"):
         assert word in said
     assert not (tmp_path / "out").exists()
+
+
+def test_a_task_and_a_model_together_are_refused_in_python_too(tmp_path):
+    with pytest.raises(InputError, match=r"both a task \('nuclei'\) and a model \('runs/mine'\)"):
+        segment(tmp_path, tmp_path / "out", task="nuclei", model="runs/mine")
+    with pytest.raises(InputError, match="both a task"):
+        explain(tmp_path, tmp_path / "out", SegmentOptions(task="nuclei", model="unet"))

@@ -162,6 +162,59 @@ def test_an_existing_run_is_refused(tmp_path):
         train(data, tmp_path / "other", options(tmp_path, [1, 16, 16], resume=True), say=lambda _: None)
 
 
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory) -> tuple[Path, Path, TrainOptions]:
+    """A dataset, a run of one epoch on it, and the options it began with; its patch was made to fit."""
+    root = tmp_path_factory.mktemp("stopped")
+    data, chosen = pictures(root / "data"), options(root, [1, 18, 18])
+    train(data, root / "run", chosen, say=lambda _: None)
+    return data, root / "run", chosen
+
+
+def test_a_run_goes_on_with_the_very_options_it_began_with(stopped):
+    data, run, chosen = stopped
+    (summary,) = train(data, run, replace(chosen, resume=True, epochs=2, model="unet"), say=lambda _: None)
+    assert summary.steps == 4 and read_plan(run / "plan.toml").patch != (1, 18, 18)
+
+
+@pytest.mark.parametrize(
+    "line, said",
+    [("batch = 2", "batch = 4, not 2"), ("lr = 0.5", "lr = 0.01, not 0.5"), ("epochs = 7", "epochs = 1, not 7"),
+     ("patch = [1, 32, 32]", "not (1, 32, 32)"), ("[augment]\nnoise_p = 0.9", "another augment")],
+)  # fmt: skip
+def test_another_recipe_than_the_runs_own_is_refused_not_ignored(stopped, tmp_path, line, said):
+    data, run, chosen = stopped
+    key = line.partition(" =")[0]
+    text = chosen.recipe.read_text()
+    file = tmp_path / "other.toml"
+    if line.startswith("["):
+        file.write_text(text.replace("[augment]", line))
+    else:
+        file.write_text("\n".join([line, *[each for each in text.splitlines() if not each.startswith(f"{key} =")]]))
+    with pytest.raises(InputError, match="this run began with") as caught:
+        train(data, run, replace(chosen, resume=True, recipe=file), say=lambda _: None)
+    assert said in str(caught.value) and "--recipe" in str(caught.value)
+
+
+@pytest.mark.parametrize("asked", [{"task": "nuclei"}, {"instances": True}, {"patients": "cases.csv"}, {"recipe": "nuclei"}])
+def test_another_job_than_the_runs_own_is_refused_not_ignored(stopped, asked):
+    data, run, chosen = stopped
+    (name,) = asked
+    with pytest.raises(InputError, match=f"this run began with.*--{name}"):
+        train(data, run, replace(chosen, resume=True, **asked), say=lambda _: None)
+
+
+def test_a_plan_beside_resume_must_be_the_runs_own(stopped, tmp_path):
+    data, run, chosen = stopped
+    asked = replace(chosen, resume=True, recipe=None)
+    text = (run / "plan.toml").read_text()
+    (tmp_path / "same.toml").write_text(text)
+    train(data, run, replace(asked, plan=tmp_path / "same.toml"), say=lambda _: None)
+    (tmp_path / "other.toml").write_text(text.replace("overlap = 0.5", "overlap = 0.25"))
+    with pytest.raises(InputError, match="another plan"):
+        train(data, run, replace(asked, plan=tmp_path / "other.toml"), say=lambda _: None)
+
+
 def test_fixed_folders_are_the_split(tmp_path):
     data = tmp_path / "data"
     pictures(data / "train", 4)

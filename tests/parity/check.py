@@ -19,9 +19,11 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from types import ModuleType
 
+import compare_attention_unet
 import compare_sam
 import compare_tiny_vit
 import compare_unet
+import compare_unetpp
 import numpy as np
 from reference import Folder
 
@@ -34,6 +36,8 @@ COMPARE: dict[str, ModuleType] = {
     "sam": compare_sam,
     "tiny_vit": compare_tiny_vit,
     "unet": compare_unet,
+    "unetpp": compare_unetpp,
+    "attention_unet": compare_attention_unet,
 }
 
 

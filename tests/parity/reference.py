@@ -20,7 +20,10 @@ Found = Iterator[tuple[str, np.ndarray]]  # the name of an array, and our value 
 
 @dataclass(frozen=True)
 class Folder:
-    """One reference: what to build, what to feed, what to expect. `extra` is the whole config.json."""
+    """One reference: what to build, what to feed, what to expect. `extra` is the whole config.json.
+
+    `arrays` holds arrays.npz, and those of a `ref_loss.npz` beside it as `ref_loss_NAME`.
+    """
 
     path: Path
     model: str
@@ -31,8 +34,10 @@ class Folder:
     @classmethod
     def open(cls, path: str | Path) -> Folder:
         record = json.loads((Path(path) / "config.json").read_text(encoding="utf-8"))
-        with np.load(Path(path) / "arrays.npz") as file:
-            arrays = {name: file[name] for name in file.files}
+        arrays: dict[str, np.ndarray] = {}
+        for part in (Path(path) / "arrays.npz", *sorted(Path(path).glob("ref_*.npz"))):
+            with np.load(part) as file:
+                arrays |= {name if part.stem == "arrays" else f"{part.stem}_{name}": file[name] for name in file.files}
         return cls(Path(path), record["model"], record.get("config", {}), record, arrays)
 
     def module(self) -> nn.Module:

@@ -151,3 +151,122 @@ def test_a_tensor_too_few_or_too_many_is_named() -> None:
 def test_an_unknown_layout_is_named() -> None:
     with pytest.raises(UnknownName, match="Did you mean 'milesial'"):
         from_official("unet", {}, {"layout": "milesia"})
+
+
+def unetpp_nnunet(t: Tensors, x: Tensor, config: dict) -> list[Tensor]:
+    """`locN` and `upN` are one decoder a depth: it looks at all that the decoders before it made on its levels."""
+    pools, dims = config["pools"], config["dims"]
+    kernels = [config["first_kernel"], *[[3] * dims] * len(pools)]
+    widths = [min(config["base"] * 2**i, config["max_features"]) for i in range(len(pools) + 1)]
+    up = F.conv_transpose2d if dims == 2 else F.conv_transpose3d
+
+    def unit(name: str, x: Tensor, n: int, kernel: list[int], stride: int | list[int] = 1) -> Tensor:
+        x = t.conv(f"{name}.conv", x, n, tuple(kernel), bias=True, stride=stride)
+        scale, shift = t.get(f"{name}.instnorm.weight", n, low=0.5, high=1.5), t.get(f"{name}.instnorm.bias", n)
+        return F.leaky_relu(F.instance_norm(x, weight=scale, bias=shift), 0.01)
+
+    columns: list[list[Tensor]] = []
+    for d, n in enumerate(widths):
+        for i in (0, 1):
+            name = f"conv_blocks_context.{d}.{i}.blocks.0" if d == len(pools) else f"conv_blocks_context.{d}.blocks.{i}"
+            x = unit(name, x, n, kernels[d], pools[d - 1] if d and not i else 1)
+        columns.append([x])
+    heads = []
+    for nest in reversed(range(len(pools))):  # the last nest is the shallowest: X(0,1) alone
+        top = len(pools) - 1 - nest
+        x = columns[top + 1][0]
+        for step, level in enumerate(reversed(range(top + 1))):
+            weight = t.get(f"up{nest}.{step}.weight", x.shape[1], widths[level], *pools[level])
+            x = torch.cat([*columns[level], up(x, weight, stride=pools[level])], 1)
+            for i in (0, 1):
+                x = unit(f"loc{nest}.{step}.{i}.blocks.0", x, widths[level], kernels[level + 1])
+            columns[level].append(x)
+        heads.append(t.conv(f"seg_outputs.{nest}", x, config["classes"], (1,) * dims, bias=False))
+    return heads[::-1]
+
+
+def unetpp_nested(t: Tensors, x: Tensor, widths: list[int], classes: int, heads: bool) -> list[Tensor]:
+    def block(name: str, x: Tensor, n: int) -> Tensor:
+        for i in (1, 2):
+            x = F.relu(t.batch_norm(f"{name}.bn{i}", t.conv(f"{name}.conv{i}", x, n, (3, 3), bias=True)))
+        return x
+
+    grid = {(0, 0): block("conv0_0", x, widths[0])}
+    for i in range(1, len(widths)):
+        grid[i, 0] = block(f"conv{i}_0", F.max_pool2d(grid[i - 1, 0], 2), widths[i])
+    for j in range(1, len(widths)):
+        for i in range(len(widths) - j):
+            up = F.interpolate(grid[i + 1, j - 1], scale_factor=2, mode="bilinear", align_corners=True)
+            grid[i, j] = block(f"conv{i}_{j}", torch.cat([*(grid[i, k] for k in range(j)), up], 1), widths[i])
+    last = len(widths) - 1
+    if not heads:
+        return [t.conv("final", grid[0, last], classes, (1, 1), bias=True)]
+    return [t.conv(f"final{j}", grid[0, j], classes, (1, 1), bias=True) for j in range(last, 0, -1)]
+
+
+def attention_unet(t: Tensors, x: Tensor, widths: list[int], classes: int, gates: str) -> Tensor:
+    last, ones = len(widths) - 1, (1, 1, 1)
+
+    def two(name: str, x: Tensor, n: int) -> Tensor:
+        for i in (1, 2):
+            x = F.relu(t.batch_norm(f"{name}.conv{i}.1", t.conv(f"{name}.conv{i}.0", x, n, (3, 3, 3), bias=True)))
+        return x
+
+    def gate(name: str, x: Tensor, g: Tensor) -> Tensor:
+        n = x.shape[1]
+        theta = F.conv3d(x, t.get(f"{name}.theta.weight", n, n, 2, 2, 2), stride=2)
+        score = t.conv(f"{name}.psi", F.relu(theta + t.conv(f"{name}.phi", g, n, ones, bias=True)), 1, ones, bias=True)
+        where = F.interpolate(score.sigmoid(), size=x.shape[2:], mode="trilinear", align_corners=False)
+        return t.batch_norm(f"{name}.W.1", t.conv(f"{name}.W.0", where * x, n, ones, bias=True))
+
+    skips = []
+    for i, n in enumerate(widths):
+        x = two(f"conv{i + 1}" if i < last else "center", F.max_pool3d(x, 2) if i else x, n)
+        skips.append(x)
+    g = x if gates == "none" else F.relu(t.batch_norm("gating.conv1.1", t.conv("gating.conv1.0", x, widths[-1], ones, bias=True)))
+    heads = []
+    for i in reversed(range(last)):
+        skip = skips[i]
+        if i and gates != "none":
+            names = [f"attentionblock{i + 1}.gate_block_{k}" for k in (1, 2)[: 2 if gates == "multi" else 1]]
+            joined = torch.cat([gate(name, skip, g) for name in names], 1)
+            combine = f"attentionblock{i + 1}.combine_gates"
+            skip = F.relu(t.batch_norm(f"{combine}.1", t.conv(f"{combine}.0", joined, widths[i], ones, bias=True)))
+        up = F.interpolate(x, scale_factor=2, mode="trilinear", align_corners=False)
+        g = x = two(f"up_concat{i + 1}.conv", torch.cat([skip, up], 1), widths[i])
+        head = t.conv(f"dsv{i + 1}.dsv.0" if i else "dsv1", x, classes, ones, bias=True)
+        heads.append(F.interpolate(head, scale_factor=2**i, mode="trilinear", align_corners=False) if i else head)
+    return t.conv("final", torch.cat(heads[::-1], 1), classes, ones, bias=True)
+
+
+@pytest.mark.parametrize(
+    ("dims", "pools", "first_kernel"),
+    [(2, [[2, 2], [2, 2], [2, 1]], [3, 3]), (3, [[1, 2, 2], [2, 2, 2], [1, 2, 1]], [1, 3, 3]), (3, [[2, 2, 2]] * 2, [3, 3, 3])],
+)
+def test_unetpp_nnunet_is_the_same_network(dims: int, pools: list, first_kernel: list) -> None:
+    config = {"layout": "nnunet", "dims": dims, "in_channels": 2, "classes": 3, "base": 4, "pools": pools}
+    config |= {"first_kernel": first_kernel, "max_features": 12}
+    tensors, x = Tensors(), torch.randn(2, 2, *(16, 16, 24)[-dims:])
+    theirs = unetpp_nnunet(tensors, x, config)
+    ours = from_official("unetpp", tensors, config)(x)
+    for a, b in zip((ours.main, *ours.auxiliary), theirs, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("heads", [True, False])
+def test_unetpp_nested_is_the_same_network(heads: bool) -> None:
+    tensors, x, widths = Tensors(), torch.randn(1, 2, 16, 24), [4, 6, 8, 10]
+    theirs = unetpp_nested(tensors, x, widths, 3, heads)
+    config = {"layout": "nested", "dims": 2, "in_channels": 2, "classes": 3, "widths": widths, "deep_supervision": heads}
+    ours = from_official("unetpp", tensors, config)(x)
+    for a, b in zip((ours.main, *ours.auxiliary), theirs, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("gates", ["multi", "single", "none"])
+def test_attention_unet_is_the_same_network(gates: str) -> None:
+    tensors, x = Tensors(), torch.randn(1, 2, 16, 16, 32)
+    theirs = attention_unet(tensors, x, [2, 4, 8, 16, 32], 3, gates)
+    config = {"dims": 3, "in_channels": 2, "feature_scale": 32, "classes": 3, "gates": gates}
+    ours = from_official("attention_unet", tensors, config)(x).main
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)

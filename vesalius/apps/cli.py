@@ -17,7 +17,7 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
-from ..core.errors import InputError, UnreadableFile
+from ..core.errors import UnreadableFile
 from . import tables
 from .catalogs import models_app, tasks_app
 from .console import terminal
@@ -69,8 +69,6 @@ def segment(
 ) -> None:
     """Segment images; every mask lies on the very grid its image came from."""
     with terminal(quiet=quiet, json=json, debug=debug) as screen:
-        if task and model:
-            raise InputError(f"both a task ('{task}') and a model ('{model}') were named", fix="give --task or --model")
         from ..pipeline.explain import explain as tell
         from ..pipeline.outputs import parse_size
         from ..pipeline.segment import SegmentOptions
@@ -109,6 +107,7 @@ def train(
     model: Annotated[str, Option(help="A model of the catalog; `vesalius models` lists them.")] = "unet",
     task: Annotated[str | None, Option(help="Take labels, decision and cleaning from a task that Vesalius ships.")] = None,
     recipe: Annotated[str | None, Option(metavar="NAME|FILE", help="How to train; default: what suits the model.")] = None,
+    weights: Annotated[Path | None, Option(help="Begin with these weights of the same network, not with random ones.")] = None,
     plan: Annotated[Path | None, Option(help="Start from an edited plan.toml.")] = None,
     plan_only: Annotated[bool, Option("--plan-only", help="Inspect the data, write plan.toml and stop.")] = False,
     instances: Annotated[bool, Option("--instances", help="The masks number objects, not classes.")] = False,
@@ -118,10 +117,13 @@ def train(
     resample: Annotated[bool, Option("--resample/--no-resample", help="Resample mixed spacings, or refuse them.")] = True,
     minutes: Annotated[float | None, Option(min=0.01, help="Train so long; the schedule ends with the time.")] = None,
     epochs: Annotated[int | None, Option(min=1, help="Stop after so many epochs.")] = None,
+    steps: Annotated[int | None, Option(min=1, help="Stop after so many steps (batches).")] = None,
     patience: Annotated[int | None, Option(min=1, help="Stop after so many epochs without improvement.")] = None,
     resume: Annotated[bool, Option("--resume", help="Go on where the run in OUT stopped.")] = False,
     seed: Annotated[int | None, Option(help="Of the split, the weights and the augmentation; default: the recipe's.")] = None,
     workers: Annotated[int | None, Option(min=0, help="Processes that read and augment.")] = None,
+    precision: Annotated[Precision | None, Option(help="Arithmetic of the training; default: the recipe's.")] = None,
+    half: Annotated[bool, Option("--half", help="Store the weights in 16 bit: half the size.")] = False,
     device: Where = Device.auto,
     quiet: Quiet = False,
     json: Json = False,
@@ -136,6 +138,7 @@ def train(
             model=model,
             task=task,
             recipe=recipe,
+            weights=weights,
             plan=plan,
             plan_only=plan_only,
             instances=instances,
@@ -145,10 +148,13 @@ def train(
             resample=resample,
             minutes=minutes,
             epochs=epochs,
+            steps=steps,
             patience=patience,
             resume=resume,
             seed=seed,
             workers=workers,
+            precision=precision and precision.value,
+            half=half,
             device=device.value,
             quiet=quiet or json,
         )

@@ -26,6 +26,7 @@ from ..core.image import Image, Mask
 from ..core.labels import Label, Labels
 from .decoding import Peek
 from .files import case_name, peek, read, read_mask, require_grid
+from .formats import format_of
 from .layouts import VALIDATION_FOLDERS, Case, Found, find_layout
 
 Split = Literal["train", "validation"]
@@ -122,7 +123,7 @@ def _checked_headers(root: Path, cases: tuple[Case, ...]) -> list[Peek]:
     """The header of every image, its mask compared; DatasetError for sizes that differ and for spacing in some only."""
     def look(case: Case) -> Peek:
         image = peek(case.images[0] if len(case.images) == 1 else case.images)
-        if case.mask is not None and case.mask.suffix.lower() not in (".dcm", ".dicom"):  # a SEG omits empty frames
+        if case.mask is not None and format_of(case.mask) != "dicom":  # a SEG omits empty frames
             require_grid(peek(case.mask).grid, image.grid, case.mask, case.images[0])
         return image
 

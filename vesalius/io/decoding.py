@@ -50,6 +50,21 @@ def decoding(path: Path, what: str) -> Iterator[None]:
         raise _damaged(path, what, error) from error
 
 
+def begins_as_dicom(path: Path) -> bool:
+    """Whether the file has DICM behind a preamble, or begins with a first element of group 0002 or 0008 and no preamble.
+
+    Such an element is a tag up to (0008,0018), little-endian, then a value representation of two letters and a short length,
+    or (implicit) a length alone. Raises OSError.
+    """
+    with open(path, "rb") as file:
+        head = file.read(132)
+    if head[128:] == b"DICM":
+        return True
+    group, element, length = (int.from_bytes(head[i:j], "little") for i, j in ((0, 2), (2, 4), (4, 8)))
+    explicit = head[4:6] in (b"UL", b"UI", b"CS", b"OB", b"SH", b"DA", b"TM", b"LO")
+    return len(head) > 8 and group in (2, 8) and element <= 0x18 and (explicit or length <= 64)
+
+
 def _damaged(path: Path, what: str, error: Exception) -> UnreadableFile:
     fix = "copy it again from where it came, or check that the name says what the file is"
     return UnreadableFile(f"this is no whole {what} file: damaged or cut short ({type(error).__name__})", file=path, fix=fix)

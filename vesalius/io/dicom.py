@@ -5,8 +5,8 @@
              stack (gantry tilt) keeps its shear
 
 LPS becomes RAS by turning round the first two rows. Stored values become real ones by RescaleSlope and
-RescaleIntercept: Hounsfield units for CT. Single-frame, enhanced and other multi-frame objects all become a list of
-`Frame`. No message quotes a field that could name a patient: UIDs, modality, series description, files only.
+RescaleIntercept, or by a modality LUT: Hounsfield units for CT. Single-frame, enhanced and other multi-frame objects
+all become a list of `Frame`. No message quotes a field that could name a patient: UIDs, modality, series description, files only.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from typing import Any, cast
 
 import numpy as np
 import pydicom
-from pydicom.pixels import apply_color_lut, iter_pixels
-from pydicom.uid import UID
+from pydicom.pixels import apply_color_lut, apply_modality_lut, iter_pixels
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from ..core.errors import GeometryError, InputError, UnreadableFile, unknown_name
 from ..core.image import Grid, Image, Source
-from .decoding import Peek, decoding, native
+from .decoding import Peek, begins_as_dicom, decoding, native
 
 NO_IMAGES = {"SEG", "SR", "PR", "KO", "RTSTRUCT", "RTPLAN", "RTDOSE", "REG", "DOC", "FID", "RWV", "AU", "ECG"}
 INVERTED = {"CR", "DX", "MG", "RG", "RF", "XA", "IO", "PX"}  # where MONOCHROME1 means that bright is dark
@@ -34,7 +34,7 @@ HEADER_TAGS = [
     "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "BitsStored", "BitsAllocated", "PixelRepresentation",
     "RescaleSlope", "RescaleIntercept", "RescaleType", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing",
     "SliceThickness", "InstanceNumber", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
-    "FrameOfReferenceUID",
+    "FrameOfReferenceUID", "ModalityLUTSequence",
 ]  # fmt: skip
 
 
@@ -117,8 +117,8 @@ def _headers(path: Path) -> tuple[list[tuple[Path, Any]], list[str]]:
     left_out: Counter[str] = Counter()
     for file in files:
         with decoding(file, "DICOM"):
-            header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=HEADER_TAGS, force=False)
-        kind = UID(header.file_meta.get("MediaStorageSOPClassUID", "")).name
+            header = open_dicom(file, stop_before_pixels=True, specific_tags=HEADER_TAGS)
+        kind = UID(header.file_meta.get("MediaStorageSOPClassUID") or header.get("SOPClassUID") or "").name
         if "Rows" not in header and (not kind or kind.endswith("Image Storage")):
             # A slice that was cut within its header would otherwise go missing in silence.
             raise UnreadableFile("this DICOM image is cut short: its header ends early", file=file, fix="copy it again")
@@ -134,17 +134,28 @@ def _headers(path: Path) -> tuple[list[tuple[Path, Any]], list[str]]:
     return found, [f"{n} {what} left out" for what, n in left_out.items()]
 
 
+def open_dicom(file: Path, **options: Any) -> Any:
+    """The dataset in `file`, with or without preamble and file meta information; its transfer syntax is always set.
+
+    Without the latter the file's own encoding says which of the two uncompressed ones it is. Raises what pydicom raises.
+    """
+    dataset = pydicom.dcmread(file, force=begins_as_dicom(file), **options)
+    if "TransferSyntaxUID" not in dataset.file_meta:
+        dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if dataset.original_encoding[0] else ExplicitVRLittleEndian
+    return dataset
+
+
 def _candidates(folder: Path) -> Iterator[Path]:
-    """Visible files below the folder that are DICOM by their preamble; a .dcm without one is taken as well, to fail aloud."""
+    """Visible files below the folder that are DICOM by their first bytes; any other .dcm is taken as well, to fail aloud."""
     for root, folders, names in os.walk(folder):
         folders[:] = sorted(each for each in folders if not each.startswith("."))
         for name in sorted(names):
             file = Path(root, name)
             if name.startswith(".") or name.upper() == "DICOMDIR":
                 continue
-            with decoding(file, "DICOM"), open(file, "rb") as opened:
-                magic = opened.read(132)[128:] == b"DICM"
-            if magic or file.suffix.lower() in (".dcm", ".dicom"):
+            with decoding(file, "DICOM"):
+                begins = begins_as_dicom(file)
+            if begins or file.suffix.lower() in (".dcm", ".dicom"):
                 yield file
 
 
@@ -193,6 +204,9 @@ def _frames(file: Path, header: Any) -> list[Frame]:
             intercept = find("PixelValueTransformationSequence", "RescaleIntercept")
         kind = find("PixelValueTransformationSequence", "RescaleType")
         thickness = find("PixelMeasuresSequence", "SliceThickness")
+        table = header.get("ModalityLUTSequence")
+        if table:  # in place of a rescale (PS3.3 C.11.1): both at once are not allowed
+            slope, kind = 1, table[0].get("ModalityLUTType")
         with decoding(file, "DICOM"):
             frames.append(Frame(
                 file, index, str(header.get("SOPInstanceUID")),
@@ -200,7 +214,7 @@ def _frames(file: Path, header: Any) -> list[Frame]:
                 _floats(find("PlaneOrientationSequence", "ImageOrientationPatient"), 6),
                 _floats(find("PixelMeasuresSequence", "PixelSpacing"), 2),
                 float(thickness) if thickness is not None else None, *_stored(header),
-                float(slope if slope is not None else 1), float(intercept or 0),
+                float(slope if slope is not None else 1), 0.0 if table else float(intercept or 0),
                 None if slope is None else str(kind or ""),
             ))  # fmt: skip
     return frames
@@ -210,6 +224,9 @@ def _stored(header: Any) -> tuple[np.dtype[Any], int]:
     """How the pixels are stored, and how many of their bits count."""
     if _is_palette(header):
         return np.dtype(np.uint8), 8  # indices become colours
+    if header.get("ModalityLUTSequence"):
+        bits = int(header.ModalityLUTSequence[0].LUTDescriptor[2])
+        return np.dtype(np.uint8 if bits <= 8 else np.uint16), bits  # what the table gives
     if "PixelRepresentation" not in header:
         return np.dtype(np.float32), 32  # float and double pixel data have none
     allocated = max(int(header.BitsAllocated), 8)
@@ -354,17 +371,21 @@ def _decoded(file: Path, header: Any) -> Iterator[np.ndarray]:
     """The file's frames one by one, as (Y, X) or (Y, X, 3) RGB; UnreadableFile names file and compression."""
     with decoding(file, "DICOM"):
         try:
-            palette = pydicom.dcmread(file, stop_before_pixels=True) if _is_palette(header) else None
             several = int(header.get("NumberOfFrames") or 1) > 1  # then they are read one by one
-            for pixels in iter_pixels(file if several else pydicom.dcmread(file)):
-                if palette is not None:
-                    coloured = apply_color_lut(pixels, palette)[..., :3]
+            dataset = open_dicom(file, stop_before_pixels=several)
+            if several and not dataset.preamble:
+                several, dataset = False, open_dicom(file)  # pydicom reads frames one by one only from behind a preamble
+            for pixels in iter_pixels(file if several else dataset):
+                if _is_palette(header):
+                    coloured = apply_color_lut(pixels, dataset)[..., :3]
                     pixels = (coloured >> 8).astype(np.uint8) if coloured.dtype == np.uint16 else coloured
+                elif dataset.get("ModalityLUTSequence"):
+                    pixels = apply_modality_lut(pixels, dataset)
                 yield pixels
         except (RuntimeError, NotImplementedError) as error:
             if "missing dependencies" not in str(error) and not isinstance(error, NotImplementedError):
                 raise
-            syntax = pydicom.dcmread(file, stop_before_pixels=True).file_meta.TransferSyntaxUID.name
+            syntax = open_dicom(file, stop_before_pixels=True).file_meta.TransferSyntaxUID.name
             raise UnreadableFile(f"pixels compressed as {syntax} need a decoder that is not installed",
                                  file=file, fix="install it with: pip install 'vesalius[jpeg]'") from error  # fmt: skip
 

@@ -2,8 +2,8 @@
 
     file or DICOM folder --read--> Image (C, Z, Y, X) ... Mask --write--> the same grid, on disk at once or not at all
 
-A name's suffix chooses the format; a file without a known one is tried as DICOM, whose files often have none.
-Several files that are the channels of one case (`case_0000.nii.gz`, `case_0001.nii.gz`) travel as a tuple of paths.
+`formats.py` lists the formats. Several files that are the channels of one case (`case_0000.nii.gz`, `case_0001.nii.gz`)
+travel as a tuple of paths.
 """
 
 from __future__ import annotations
@@ -20,18 +20,14 @@ import numpy as np
 
 from ..core.errors import ChannelError, DatasetError, GeometryError, LabelError, OutputError, UnreadableFile, unknown_name
 from ..core.image import Grid, Image, Mask
-from .decoding import Peek, checked, native, require_bytes
+from .decoding import Peek, checked, native
+from .dicom import read_dicom
+from .formats import FORMATS, OUTPUTS, SUFFIXES, WRITERS, format_of, is_dicom, output_of, suffix_of
+from .segmentation import read_segmentation
 
 Input: TypeAlias = Path | tuple[Path, ...]
 PathLike: TypeAlias = str | os.PathLike[str]
 
-SUFFIXES = {
-    ".nii": "nifti", ".nii.gz": "nifti",
-    ".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".bmp": "bmp", ".tif": "tiff", ".tiff": "tiff",
-    ".dcm": "dicom", ".dicom": "dicom",
-    ".mha": "mha", ".nrrd": "nrrd",
-}  # fmt: skip
-WRITERS = {"png": ".png", "tiff": ".tiff", "nifti": ".nii.gz", "dicom-seg": ".dcm", "mha": ".mha", "nrrd": ".nrrd"}
 CHANNEL_FILE = re.compile(r"^(?P<case>.+)_(?P<channel>\d{4})$")  # nnU-Net's way to name channel files
 
 
@@ -50,9 +46,11 @@ def read(path: PathLike | tuple[Path, ...], *, series: str | None = None) -> Ima
         return _stacked([read(each, series=series) for each in path], case_name(path))
     path = Path(path)
     format = format_of(path)
-    if series is not None and format != "dicom":
-        raise UnreadableFile("only DICOM has series", file=path, fix="leave out the series")
-    return checked(_read(path, format, series), path)
+    if series is not None:
+        if format != "dicom":
+            raise UnreadableFile("only DICOM has series", file=path, fix="leave out the series")
+        return checked(read_dicom(path, case_name(path), series), path)
+    return checked(FORMATS[format].read(path, case_name(path)), path)
 
 
 def peek(path: Input) -> Peek:
@@ -60,26 +58,7 @@ def peek(path: Input) -> Peek:
     if isinstance(path, tuple):
         parts = [peek(each) for each in path]
         return Peek(parts[0].grid, sum(part.channels for part in parts))
-    format = format_of(path)
-    if format == "nifti":
-        from .nifti import peek_nifti
-
-        return peek_nifti(path)
-    if format == "tiff":
-        from .raster import peek_tiff
-
-        return peek_tiff(path)
-    if format in ("png", "jpeg", "bmp"):
-        from .raster import peek_picture
-
-        return peek_picture(path, format)
-    if format == "dicom":
-        from .dicom import peek_dicom
-
-        return peek_dicom(path)
-    from .itk import peek_itk
-
-    return peek_itk(path)
+    return FORMATS[format_of(path)].peek(path)
 
 
 def read_mask(path: PathLike, *, like: Image | None = None) -> Mask:
@@ -93,10 +72,9 @@ def read_mask(path: PathLike, *, like: Image | None = None) -> Mask:
     if format == "jpeg":
         raise LabelError("JPEG changes pixel values: it cannot hold labels", file=path, fix="save the mask as PNG")
     if format == "dicom":
-        from .segmentation import read_segmentation
-
         return read_segmentation(path, case_name(path), like)
-    image = checked(_read(path, format, None, as_labels=True), path)
+    read_labels = FORMATS[format].labels or FORMATS[format].read
+    image = checked(read_labels(path, case_name(path)), path)
     mask = Mask(_label_values(image.array, path), image.grid, source=image.source)
     if like is None:
         return mask
@@ -124,22 +102,9 @@ def write(
         raise GeometryError("the mask does not lie on the grid of its image", file=path)
     source = like.source if like is not None else mask.source
     mask = replace(mask, array=mask.array.astype(smallest_type(mask), copy=False))
-    if format == "nifti":
-        from .nifti import write_nifti
-
-        write_nifti(mask, path, source)
-    elif format == "dicom-seg":
-        from .segmentation import write_segmentation
-
-        write_segmentation(mask, path, source)
-    elif format in ("mha", "nrrd"):
-        from .itk import write_itk
-
-        write_itk(mask, path)
-    else:
-        from .raster import write_png, write_tiff
-
-        (write_png if format == "png" else write_tiff)(mask, path)
+    writer = FORMATS[OUTPUTS[format]].write
+    assert writer is not None  # OUTPUTS lists those that have one
+    writer(mask, path, source)
     return path
 
 
@@ -156,10 +121,10 @@ def case_name(path: PathLike | tuple[Path, ...]) -> str:
 
 def default_suffix(image: Image) -> str:
     """What a mask of this image is called by default: .png for pictures, .nii.gz for volumes; TIFF, MHA, NRRD keep theirs."""
-    format = image.source.format if image.source else None
-    if format in ("tiff", "mha", "nrrd") and image.source is not None:
-        return suffix_of(image.source.path) or WRITERS[format]
-    return ".png" if format in ("png", "jpeg", "bmp") or (format is None and image.grid.dims == 2) else ".nii.gz"
+    if image.source is None:
+        return ".png" if image.grid.dims == 2 else ".nii.gz"
+    format = FORMATS[image.source.format]
+    return format.mask_suffix or suffix_of(image.source.path) or format.suffixes[0]
 
 
 def find_inputs(path: PathLike, *, channels: int = 1) -> list[Input]:
@@ -179,7 +144,7 @@ def find_inputs(path: PathLike, *, channels: int = 1) -> list[Input]:
     for entry in sorted(_visible(path), key=lambda each: natural(each.name)):
         if entry.is_dir():
             folders.extend([entry] if _holds_dicom(entry) else [])
-        elif suffix_of(entry) not in (None, ".dcm", ".dicom"):
+        elif suffix_of(entry) not in (None, *FORMATS["dicom"].suffixes):
             images.append(entry)
         elif is_dicom(entry):
             slices.append(entry)
@@ -211,37 +176,6 @@ def content_hash(path: PathLike | tuple[Path, ...]) -> str:
     return digest.hexdigest()
 
 
-def suffix_of(path: Path) -> str | None:
-    """The known suffix in lower case, the longest first, or None."""
-    name = path.name.lower()
-    return next((suffix for suffix in sorted(SUFFIXES, key=len, reverse=True) if name.endswith(suffix)), None)
-
-
-def format_of(path: Path) -> str:
-    """The format of a file or folder that exists; raises UnreadableFile."""
-    if path.is_dir():
-        return "dicom"
-    require_bytes(path)
-    suffix = suffix_of(path)
-    if suffix is None and not is_dicom(path):
-        known = f"known are {', '.join(SUFFIXES)} and DICOM"
-        raise UnreadableFile("this is no image format Vesalius knows", file=path, fix=known)
-    return SUFFIXES[suffix] if suffix else "dicom"
-
-
-def is_dicom(path: Path) -> bool:
-    """Whether it says so, by suffix or by the DICM behind its preamble; a DICOMDIR is an index, no image."""
-    if path.name.upper() == "DICOMDIR":
-        return False
-    if suffix_of(path) in (".dcm", ".dicom"):
-        return True
-    try:
-        with open(path, "rb") as file:
-            return file.read(132)[128:] == b"DICM"
-    except OSError:
-        return False
-
-
 def smallest_type(mask: Mask) -> type[np.unsignedinteger]:
     """uint8 where every value present or declared fits, else uint16, else uint32; objects take uint16 at least."""
     declared = max(mask.labels.values, default=0) if mask.labels and not mask.instances else 0
@@ -265,27 +199,6 @@ def require_grid(ours: Grid, theirs: Grid, path: Path, other: Path | str) -> Non
 def natural(name: str) -> list[tuple[bool, int, str]]:
     """Sort key that puts case_9 before case_10."""
     return [(not part.isdigit(), int(part) if part.isdigit() else 0, part) for part in re.split(r"(\d+)", name) if part]
-
-
-def _read(path: Path, format: str, series: str | None, as_labels: bool = False) -> Image:
-    name = case_name(path)
-    if format == "nifti":
-        from .nifti import read_nifti
-
-        return read_nifti(path, name)
-    if format == "dicom":
-        from .dicom import read_dicom
-
-        return read_dicom(path, name, series)
-    if format in ("mha", "nrrd"):
-        from .itk import read_itk
-
-        return read_itk(path, name, format)
-    from .raster import read_picture, read_tiff
-
-    if format == "tiff":
-        return read_tiff(path, name, as_labels=as_labels)
-    return read_picture(path, name, format, as_labels=as_labels)
 
 
 def _stacked(images: list[Image], name: str) -> Image:
@@ -336,15 +249,14 @@ def _target(path: Path, format: str | None) -> tuple[Path, str]:
         raise unknown_name("output format", format, WRITERS)
     suffix = suffix_of(path)
     if format is None:
-        format = {"dicom": "dicom-seg"}.get(SUFFIXES[suffix], SUFFIXES[suffix]) if suffix else None
-        if format not in WRITERS:
+        format = output_of(suffix) if suffix else None
+        if format is None:
             raise OutputError("this name does not tell a format masks can be written in", file=path,
                               fix=f"end it in one of {', '.join(WRITERS.values())}")  # fmt: skip
         return path, format
-    reads_as = {"dicom-seg": "dicom"}.get(format, format)
     if suffix is None:
         return path.with_name(path.name + WRITERS[format]), format
-    if SUFFIXES[suffix] != reads_as:
+    if SUFFIXES[suffix] != OUTPUTS[format]:
         raise OutputError(f"the name ends in {suffix}, the format is {format}", file=path, fix=f"end it in {WRITERS[format]}")
     return path, format
 

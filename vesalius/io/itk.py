@@ -45,7 +45,7 @@ def peek_itk(path: Path) -> Peek:
         return Peek(_grid(reader, path), reader.GetNumberOfComponents() * extra)
 
 
-def write_itk(mask: Mask, path: Path) -> None:
+def write_itk(mask: Mask, path: Path, source: Source | None = None) -> None:
     """Compressed, on the mask's grid. Raises OutputError for a sheared grid, which ITK cannot hold."""
     sitk = _sitk()
     picture = sitk.GetImageFromArray(mask.array)

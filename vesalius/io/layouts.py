@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 from ..core.errors import DatasetError, LabelError
 from ..core.labels import Label, Labels
-from .files import CHANNEL_FILE, case_name, is_dicom, natural, suffix_of
+from .files import CHANNEL_FILE, case_name, natural
+from .formats import is_dicom, suffix_of
 
 MASK_FOLDERS = ("masks", "labels")
 VALIDATION_FOLDERS = ("validation", "val")

@@ -89,7 +89,7 @@ def peek_tiff(path: Path) -> Peek:
         return Peek(_grid(sizes[1:], _spacing_mm(tiff)), channels)
 
 
-def write_png(mask: Mask, path: Path) -> None:
+def write_png(mask: Mask, path: Path, source: Source | None = None) -> None:
     """One slice as a grey PNG of 8 or 16 bit. Raises OutputError for a volume or more than 65535 values."""
     if mask.grid.shape[0] != 1:
         raise OutputError(f"a PNG holds one slice, the mask has {mask.grid.shape[0]}", file=path, fix="write nifti or tiff")
@@ -99,7 +99,7 @@ def write_png(mask: Mask, path: Path) -> None:
         Pillow.fromarray(np.ascontiguousarray(mask.array[0])).save(part, format="PNG")
 
 
-def write_tiff(mask: Mask, path: Path) -> None:
+def write_tiff(mask: Mask, path: Path, source: Source | None = None) -> None:
     """Slices as pages, deflated; a known spacing goes into ImageJ metadata where the mask has 8 or 16 bit."""
     import tifffile
 

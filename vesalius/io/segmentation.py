@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pydicom
 from pydicom.uid import SegmentationStorage
 
 from ..core.atomic import atomic
@@ -22,7 +21,7 @@ from ..core.errors import GeometryError, LabelError, OutputError, UnreadableFile
 from ..core.image import Grid, Image, Mask, Source
 from ..core.labels import Code, Label, Labels
 from .decoding import decoding
-from .dicom import Stack
+from .dicom import Stack, open_dicom
 
 TISSUE = Code("85756007", "Tissue")
 VALUE = re.compile(r"label value (\d+)$")
@@ -38,7 +37,7 @@ def write_segmentation(mask: Mask, path: Path, source: Source | None) -> None:
     stack: Stack = source.header
     files = list(dict.fromkeys(frame.file for frame in stack.frames))
     with decoding(files[0], "DICOM"):
-        datasets = [pydicom.dcmread(file, stop_before_pixels=True) for file in files]
+        datasets = [open_dicom(file, stop_before_pixels=True) for file in files]
     if "FrameOfReferenceUID" not in datasets[0] or stack.frames[0].position is None:
         raise OutputError("the image knows no patient space (no FrameOfReferenceUID or position): DICOM-SEG cannot hold its mask",
                           file=path, fix="write nifti or png")  # fmt: skip
@@ -78,7 +77,7 @@ def read_segmentation(path: Path, name: str, like: Image | None = None) -> Mask:
 
     file = _only_file(path)
     with decoding(file, "DICOM"):
-        dataset = pydicom.dcmread(file)
+        dataset = open_dicom(file)
         if dataset.get("SOPClassUID") != SegmentationStorage:
             raise UnreadableFile("this DICOM file is no segmentation (SEG)", file=file, fix="give a SEG file as mask")
         segmentation = hd.seg.Segmentation.from_dataset(dataset, copy=False)

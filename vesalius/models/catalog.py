@@ -13,13 +13,16 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..core.errors import InputError, unknown_name
-from . import layouts
+from . import attention_unet, layouts, unetpp_layouts
+from .attention_unet import AttentionUNet, AttentionUNetConfig, derive_attention_unet
 from .naming import Convert, State
+from .needs import Derive, Needs, check_dims
 from .sam import official as sam_official
 from .sam.image_encoder import ViTConfig
 from .sam.sam import SAM, SAMConfig
 from .sam.tiny_encoder import TinyEncoder, TinyViTConfig
-from .unet import UNet, UNetConfig
+from .unet import UNet, UNetConfig, derive_unet
+from .unetpp import UNetPP, UNetPPConfig, derive_unetpp
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,7 @@ class Entry:
     recipe    name of its default recipe, as training/recipe.py lists it
     official  from the config of a reference file to our config and the conversion of its state dict
     infer     from an official state dict to the config that `official` takes, where the shapes say it
+    derive    from the Needs of a run to fields of the config; None: only in_channels, classes and dims follow from the data
     unused    parameters that the original carries and never uses
     """
 
@@ -46,6 +50,7 @@ class Entry:
     recipe: str
     weights: str
     official: Callable[[dict[str, Any]], tuple[Any, Convert]] | None = None
+    derive: Derive | None = None
     infer: Callable[[State], dict[str, Any]] | None = None
     unused: tuple[str, ...] = field(default=())
     kind: Literal["segmenter", "prompts", "encoder"] = "segmenter"
@@ -68,6 +73,41 @@ CATALOG: dict[str, Entry] = {
         weights="layouts milesial (GPL-3), nested (MIT), nnunet (Apache-2.0) are read by weights.from_official",
         official=layouts.official,
         infer=layouts.infer,
+        derive=derive_unet,
+    ),
+    "unetpp": Entry(
+        builder=UNetPP,
+        config=UNetPPConfig,
+        paper="Zhou et al. 2018, arXiv:1807.10165; Zhou et al. 2019, arXiv:1912.05074",
+        licence="Apache-2.0 (our code)",
+        description="U-Net++ in 2D and 3D: nested dense skips, heads of every depth, pruned to any of them",
+        dims=(2, 3),
+        tiny=(
+            UNetPPConfig(widths=(4, 6, 8, 10)),
+            UNetPPConfig(3, 3, 3, (4, 6, 8), ((1, 2, 2), (2, 2, 2)), norm="batch", up="linear", down="max", average=True),
+        ),
+        loss="dice_ce",
+        recipe="default",
+        weights="layouts nested (MIT), nnunet (project licence of ASU) are read by weights.from_official",
+        official=unetpp_layouts.official,
+        derive=derive_unetpp,
+    ),
+    "attention_unet": Entry(
+        builder=AttentionUNet,
+        config=AttentionUNetConfig,
+        paper="Oktay et al. 2018, arXiv:1804.03999; Schlemper et al. 2019, arXiv:1808.08114",
+        licence="Apache-2.0 (our code)",
+        description="Attention U-Net in 2D and 3D: one or two grid attention gates a skip",
+        dims=(2, 3),
+        tiny=(
+            AttentionUNetConfig(widths=(4, 6, 8, 10)),
+            AttentionUNetConfig(2, 3, 3, (4, 6, 8), ((1, 2, 2), (2, 2, 2)), "single", norm="instance", deep_supervision=False),
+        ),
+        loss="dice_ce",
+        recipe="default",
+        weights="the layout of Attention-Gated-Networks (MIT) is read by weights.from_official",
+        official=attention_unet.official,
+        derive=derive_attention_unet,
     ),
     "sam": Entry(
         builder=SAM,
@@ -149,6 +189,20 @@ def make_config(kind: type, values: dict[str, Any]) -> Any:
 def plain(config: Any) -> dict[str, Any]:
     """A config as plain values, for TOML and JSON; `make_config` reads them back."""
     return pydantic.TypeAdapter(type(config)).dump_python(config, mode="json")
+
+
+def derived(name: str, needs: Needs) -> dict[str, Any]:
+    """The configuration of `name` for a run, as plain values.
+
+    in_channels, classes and dims where its config has them, then what the entry's `derive` finds, then `needs.chosen`.
+    Raises UnknownName, and InputError for data of other dimensions or values that do not fit.
+    """
+    found = entry(name)
+    check_dims(name, found.dims, needs)
+    sizes = {"in_channels": needs.in_channels, "classes": needs.classes, "dims": needs.dims}
+    known = {f.name for f in dataclasses.fields(found.config)}
+    values = {key: value for key, value in sizes.items() if key in known}
+    return plain(make_config(found.config, {**values, **(found.derive(needs) if found.derive else {}), **needs.chosen}))
 
 
 def parameter_count(model: nn.Module) -> int:

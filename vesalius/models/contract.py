@@ -18,7 +18,8 @@ class Outputs(NamedTuple):
     """What every model returns, always.
 
     main       (B, K, *S) logits
-    auxiliary  what else the loss needs (deep supervision: logits at 1/2, 1/4, ... of the size); () outside training
+    auxiliary  what else the loss needs; () outside training. Deep supervision: further logits, the finest first; each that is
+               coarser than the one before weighs half of it in the loss, those of one size weigh the same
     """
 
     main: Tensor

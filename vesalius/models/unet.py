@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import prod
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -35,8 +35,10 @@ from .blocks import (
     with_skip,
 )
 from .contract import Outputs
+from .needs import Needs, bias_matters, levels_for
+from .sizes import Axes, check_levels
 
-Axes = tuple[int, ...]
+WIDTHS = {2: (32, 64, 128, 192, 256, 256), 3: (24, 48, 96, 160, 192)}  # of a planned network
 
 
 @dataclass(frozen=True)
@@ -87,26 +89,21 @@ class UNetConfig:
 
     def __post_init__(self) -> None:
         levels = len(self.widths)
-        if self.dims not in (2, 3):
-            raise InputError(f"a U-Net has 2 or 3 dimensions, not {self.dims}", fix="set dims to 2 or 3")
-        if levels < 2 or min(self.widths) < 1:
-            raise InputError(f"widths {self.widths} are no U-Net", fix="give at least two levels of at least one channel")
-        lengths = {
-            "pools": levels - 1,
-            "kernels": levels,
-            "decoder_kernels": levels - 1,
-            "decoder_widths": levels - 1,
-            "convs": levels,
-            "decoder_convs": levels - 1,
-        }
-        for field, length in lengths.items():
-            if len(getattr(self, field)) not in (0, length):
-                raise InputError(f"{field} has {len(getattr(self, field))} entries", fix=f"give {length}, for {levels} widths")
-        for axes in (*self.pools, *self.kernels, *self.decoder_kernels, *((self.stem_stride,) if self.stem_stride else ())):
-            if len(axes) != self.dims or min(axes) < 1:
-                raise InputError(f"{axes} does not fit {self.dims} dimensions", fix=f"give {self.dims} positive numbers")
-        if any(k % 2 == 0 for axes in (*self.kernels, *self.decoder_kernels) for k in axes):
-            raise InputError("kernels must be odd", fix="use 1, 3 or 5 per axis")
+        check_levels(
+            "U-Net",
+            self.dims,
+            self.widths,
+            2,
+            {
+                "pools": (self.pools, levels - 1),
+                "kernels": (self.kernels, levels),
+                "decoder_kernels": (self.decoder_kernels, levels - 1),
+                "decoder_widths": (self.decoder_widths, levels - 1),
+                "convs": (self.convs, levels),
+                "decoder_convs": (self.decoder_convs, levels - 1),
+                "stem_stride": ((self.stem_stride,) if self.stem_stride else (), 1),
+            },
+        )
         if self.padding == "valid" and (self.block == "residual" or self.down == "stride" or self.odd_sizes == "pad"):
             raise InputError("valid convolutions need block='plain', down='max' and odd_sizes='refuse'", fix="change one of them")
         if self.odd_sizes == "pad" and self.stem_stride:
@@ -121,6 +118,17 @@ class UNetConfig:
         """The kernel of a level, written out."""
         given = (side == "decoder" and self.decoder_kernels) or self.kernels
         return given[level] if given else (3,) * self.dims
+
+
+def derive_unet(needs: Needs) -> dict[str, Any]:
+    """A U-Net for a run: pooled along an axis while SMALLEST_EDGE voxels remain, thick slices later than their plane."""
+    config = levels_for(needs, WIDTHS[needs.dims])
+    depth = len(needs.chosen.get("widths", config["widths"]))
+    if needs.dims == 3 and "widths" not in needs.chosen:  # full resolution is the dearest level: one convolution each way
+        config |= {"convs": (1, *[2] * (depth - 1)), "decoder_convs": (1, *[2] * (depth - 2))}
+    config["conv_bias"] = bias_matters(needs.chosen.get("norm", "instance"))
+    config["deep_supervision"] = "training" if needs.deep_supervision and depth > 2 else "no"
+    return config
 
 
 class UNet(nn.Module):

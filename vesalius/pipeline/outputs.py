@@ -19,7 +19,8 @@ from typing import Any
 from ..core.atomic import atomic, output_error
 from ..core.errors import InputError, OutputError, unknown_name
 from ..core.image import Image
-from ..io.files import SUFFIXES, WRITERS, Input, case_name, default_suffix, suffix_of
+from ..io.files import Input, case_name, default_suffix
+from ..io.formats import WRITERS, output_of, suffix_of
 
 LEDGER = ".vesalius"
 
@@ -45,8 +46,8 @@ class Outputs:
             return Outputs(out, None, format)
         if len(inputs) > 1:
             raise OutputError(f"{len(inputs)} cases do not fit into one file", file=out, fix="name a folder")
-        writes = {"dicom": "dicom-seg"}.get(SUFFIXES[suffix], SUFFIXES[suffix])
-        if writes not in WRITERS:
+        writes = output_of(suffix)
+        if writes is None:
             raise OutputError(f"{suffix} cannot hold labels", file=out, fix=f"end it in one of {', '.join(WRITERS.values())}")
         if format not in (None, writes):
             raise OutputError(f"the name ends in {suffix}, the format is {format}", file=out, fix="leave out --format")

@@ -12,7 +12,8 @@ import numpy as np
 from ..core.errors import DatasetError, UnreadableFile
 from ..core.image import Mask
 from ..core.labels import Labels
-from ..io.files import case_name, find_inputs, is_dicom, read_mask
+from ..io.files import case_name, find_inputs, read_mask
+from ..io.formats import is_dicom
 from ..metrics.overlap import values
 
 

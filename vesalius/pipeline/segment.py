@@ -38,7 +38,10 @@ RGB = ({"red", "green", "blue"}, {"r", "g", "b"})
 
 @dataclass(frozen=True)
 class SegmentOptions:
-    """How to segment. None means the task's own choice; `max_ram` is in bytes, `overlap` a share of the patch."""
+    """How to segment. None means the task's own choice; `max_ram` is in bytes, `overlap` a share of the patch.
+
+    Raises InputError for a task together with a model.
+    """
 
     task: str | None = None
     model: str | Path | None = None
@@ -54,6 +57,11 @@ class SegmentOptions:
     save_probabilities: bool = False
     report: bool = True
     overlays: bool = False
+
+    def __post_init__(self) -> None:
+        if self.task and self.model:
+            told = f"both a task ('{self.task}') and a model ('{self.model}') were named"
+            raise InputError(told, fix="give one of them; a task's own model goes with it")
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from accelerate import PartialState
 from ..core.errors import DatasetError, InputError, OutputError, unknown_name
 from ..io.datasets import open_dataset
 from ..models.catalog import build, entry
+from ..models.weights import load_state
 from ..pipeline.predictor import RUN_WEIGHTS, choose_device
 from ..tasks.catalog import TASKS
 from .appearance import shares
@@ -23,7 +24,7 @@ from .border import class_weights
 from .checkpoint import CHECKPOINT, load_checkpoint
 from .data import Order, Samples, batches, gather
 from .inspect import fingerprint
-from .plan import Data, Plan, derive, read_plan, write_plan
+from .plan import Data, Plan, derive, fit_patch, read_plan, write_plan
 from .recipe import Recipe, override, read_recipe
 from .session import RunSummary, Say, Session, TrainOptions
 from .split import Split, read_split, split_cases, write_split
@@ -51,6 +52,8 @@ def train(
     options = replace(options or TrainOptions(), **given)
     device = choose_device(options.device)  # one that is absent is told before a run is begun
     PartialState(cpu=device.type == "cpu")  # joins the other processes, if there are any
+    if options.weights is not None:
+        load_state(options.weights)  # one that cannot be read is told before a run is begun
     out = Path(out)
     say = say if is_main() else lambda _: None
     if options.folds is None:
@@ -78,6 +81,7 @@ def begin(dataset: Path, run: Path, options: TrainOptions, say: Say) -> tuple[Pl
     if options.resume and planned:
         plan = read_plan(run / "plan.toml")
         plan = plan.model_copy(update={"recipe": adjust(plan.recipe, options)})
+        require_same(plan, run, options)
         data = open_dataset(dataset, instances=plan.data.instances, patients=plan.data.patients)
         return plan, read_split(run / "split.json"), data
     if is_main() and any((run / name).exists() for name in (CHECKPOINT, "metrics.jsonl", RUN_WEIGHTS)):
@@ -97,6 +101,41 @@ def begin(dataset: Path, run: Path, options: TrainOptions, say: Say) -> tuple[Pl
         write_plan(plan, run / "plan.toml")
         say(f"the plan is in {run / 'plan.toml'}")
     return plan, split, data
+
+
+def require_same(plan: Plan, run: Path, options: TrainOptions) -> None:
+    """Raises InputError where a run to be resumed is asked for another recipe, plan, task or model than it began with."""
+
+    def refuse(option: str, told: str) -> InputError:
+        return InputError(f"this run began with {told}", file=run, fix=f"leave out --{option} to go on, or start a new run")
+
+    task, data = plan.task, plan.data
+    if options.task is not None and options.task != task.name:
+        raise refuse("task", f"the task '{task.name}', not '{options.task}'")
+    if options.model not in (TrainOptions.model, task.model.name):
+        raise refuse("model", f"the model '{task.model.name}', not '{options.model}'")
+    if options.instances and not data.instances:
+        raise refuse("instances", "masks of classes, not of objects")
+    if options.patients is not None and str(options.patients) != data.patients:
+        raise refuse("patients", f"the patients of {data.patients or 'its own dataset'}")
+    if options.plan is not None:
+        wanted = read_plan(options.plan)
+        if wanted.task != task:
+            raise refuse("plan", "another plan: its task differs")
+        recipe, option = adjust(wanted.recipe, options), "plan"
+    elif options.recipe is not None:
+        chosen = options.recipe if isinstance(options.recipe, Recipe) else read_recipe(options.recipe)
+        recipe, option = adjust(chosen, options), "recipe"
+        if recipe.patch is not None:  # as `derive` made it fit
+            recipe = recipe.model_copy(update={"patch": fit_patch(recipe.patch, task.model.name, task.model.config, task.dims)})
+    else:
+        return
+    began, wants = plan.recipe.model_dump(), recipe.model_dump()
+    differing = [key for key, value in wants.items() if value is not None and value != began[key]]
+    if differing:
+        key = differing[0]
+        what = f"another {key}" if isinstance(wants[key], dict) else f"{key} = {began[key]}, not {wants[key]}"
+        raise refuse(option, what)
 
 
 def read_or_derive(dataset: Path, options: TrainOptions, say: Say) -> tuple[Plan, Any]:
@@ -138,6 +177,7 @@ def adjust(recipe: Recipe, options: TrainOptions) -> Recipe:
         "workers": options.workers,
         "precision": options.precision,
         "patience": options.patience,
+        "start": options.weights and str(Path(options.weights).resolve()),
     }
     wanted: dict[str, Any] = {key: value for key, value in chosen.items() if value is not None}
     ends = {"epochs": options.epochs, "steps": options.steps, "minutes": options.minutes}
@@ -157,6 +197,9 @@ def fit(plan: Plan, split: Split, data: Any, run: Path, options: TrainOptions, s
     if options.resume and (run / CHECKPOINT).is_file():
         session.restore(load_checkpoint(run / CHECKPOINT))
         say(f"going on from step {trainer.step}")
+    elif plan.recipe.start is not None:
+        trainer.begin(load_state(plan.recipe.start)[0], plan.recipe.start)
+        say(f"beginning with the weights in {plan.recipe.start}")
     samples = make_samples(prepared, plan)
     rank, world = trainer.accelerator.process_index, trainer.accelerator.num_processes
     return session.train(batches(samples, Order(trainer.step, plan.recipe.batch or 1, rank, world), plan.recipe.workers))

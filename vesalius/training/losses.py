@@ -10,6 +10,7 @@ sums that a ratio needs are exchanged (`together`).
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -27,11 +28,20 @@ def mean_over(values: Tensor, kept: Tensor) -> Tensor:
     return together((values * kept).sum()) / together(kept.sum().to(values.dtype)).clamp(min=1)
 
 
-def soft_dice(found: Tensor, target: Tensor, *, kept: Tensor | None = None, batch: bool = True, smooth: float = 1e-5) -> Tensor:
+def soft_dice(
+    found: Tensor,
+    target: Tensor,
+    *,
+    kept: Tensor | None = None,
+    batch: bool = True,
+    smooth: float = 1e-5,
+    smooth_top: float | None = None,
+) -> Tensor:
     """1 - soft Dice, mean over channels: (2 tp + s) / (2 tp + fp + fn + s), nnU-Net's form.
 
     found, target (B, K, *S) in 0..1; kept (B, 1, *S) leaves voxels out. `batch` sums over the batch before the ratio
-    (steadier where a structure is missing in some samples), else each sample has its own ratio.
+    (steadier where a structure is missing in some samples), else each sample has its own ratio. `smooth_top` is what is
+    added above the line, where that is not `smooth`.
     """
     if kept is not None:
         found, target = found * kept, target * kept
@@ -39,7 +49,8 @@ def soft_dice(found: Tensor, target: Tensor, *, kept: Tensor | None = None, batc
     overlap, total = (found * target).sum(axes), (found + target).sum(axes)  # (B, K)
     if batch:
         overlap, total = together(overlap.sum(0)), together(total.sum(0))
-    return 1 - ((2 * overlap + smooth) / (total + smooth + 1e-8)).mean()
+    top = smooth if smooth_top is None else smooth_top
+    return 1 - ((2 * overlap + top) / (total + smooth + 1e-8)).mean()
 
 
 def one_hot(target: Tensor, classes: int) -> Tensor:
@@ -54,6 +65,16 @@ def dice_ce(scores: Tensor, target: Tensor, weight: Tensor | None = None, *, bat
     entropy = F.cross_entropy(scores, target, ignore_index=IGNORED, reduction="none")
     truth = one_hot(target, scores.shape[1])
     return mean_over(entropy, kept) + soft_dice(scores.softmax(1)[:, 1:], truth[:, 1:], kept=kept[:, None], batch=batch)
+
+
+def dice(scores: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Soft Dice of all classes, the background too, sample by sample: 2 (tp + s) / (2 tp + fp + fn + s), s = 0.01.
+
+    What the Attention U-Net was trained with (arXiv:1804.03999, section 3; the smoothing as in its code).
+    """
+    kept = (target != IGNORED)[:, None]
+    truth = one_hot(target, scores.shape[1])
+    return soft_dice(scores.float().softmax(1), truth, kept=kept, batch=False, smooth=0.01, smooth_top=0.02)
 
 
 def dice_bce(scores: Tensor, target: Tensor, weight: Tensor | None = None, *, batch: bool = True) -> Tensor:
@@ -114,6 +135,7 @@ def objects(scores: Tensor, target: Tensor, weight: Tensor | None = None) -> Ten
 
 LOSSES: dict[str, Loss] = {
     "dice_ce": dice_ce,
+    "dice": dice,
     "dice_bce": dice_bce,
     "border_ce": border_ce,
     "focal": focal,
@@ -142,14 +164,18 @@ def find_loss(name: str) -> Loss:
 
 
 def supervised(loss: Loss, main: Tensor, auxiliary: tuple[Tensor, ...], target: Tensor, weight: Tensor | None = None) -> Tensor:
-    """`loss` on the main output and on the auxiliary ones (deep supervision), weighted 1/2^i and normalised to 1.
+    """`loss` on the main output and on the auxiliary ones (deep supervision), weights normalised to 1.
 
+    One that is coarser than the one before weighs half of it, as in nnU-Net; one of the same size weighs the same: the heads
+    of a U-Net++, all at full resolution, count alike, as in its paper.
     An output smaller than the target because its convolutions are valid is compared with the target's middle;
-    auxiliary outputs are coarser, so targets come down to them by nearest neighbour.
+    auxiliary outputs may be coarser, so targets come down to them by nearest neighbour.
     """
     size = main.shape[2:]
     target, weight = middle(target, size), None if weight is None else middle(weight, size)
-    shares = [0.5**i for i in range(1 + len(auxiliary))]
+    shares = [1.0]
+    for before, after in pairwise((main, *auxiliary)):
+        shares.append(shares[-1] * (1.0 if after.shape[2:] == before.shape[2:] else 0.5))
     total = shares[0] * loss(main, target, weight)
     for share, scores in zip(shares[1:], auxiliary, strict=True):
         coarse = None if weight is None else at_size(weight, scores.shape[2:])

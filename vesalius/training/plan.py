@@ -15,13 +15,16 @@ from typing import Any
 
 import numpy as np
 import tomlkit
+import torch
 from pydantic import ValidationError
 from tomlkit.items import Table
 
 from ..core.atomic import atomic
 from ..core.errors import DatasetError, LabelError, UnreadableFile
 from ..core.image import Shape3
-from ..models.catalog import build, entry, make_config, plain
+from ..models.catalog import build, derived, entry, make_config, plain
+from ..models.contract import Segmenter
+from ..models.needs import Needs
 from ..tasks.decide import Argmax, Decision, Objects
 from ..tasks.task import Inference, ModelSpec, Task
 from ..transforms.intensity import Percentile, Scale, Window, ZScore
@@ -32,8 +35,6 @@ from .recipe import Recipe, Record, first_problem
 
 VOXELS = {2: 256 * 256, 3: 96 * 96 * 32}  # of a patch, where the recipe names none: what a CPU turns over in about a second
 BATCH_VOXELS = {2: 4 * 256 * 256, 3: 2 * 40 * 56 * 40}  # in a limited time more steps teach more than steadier ones
-WIDTHS = {2: (32, 64, 128, 192, 256, 256), 3: (24, 48, 96, 160, 192)}
-SMALLEST_EDGE = 5  # an axis is pooled while it keeps this many voxels: 40 -> 20 -> 10 -> 5
 
 COMMENTS = {
     "data.path": "the dataset folder; mixed spacings are resampled to the task's Resample step",
@@ -179,43 +180,23 @@ def choose_patch(shape: Shape3, dims: int) -> Shape3:
 
 
 def network(model: str, patch: Shape3, found: Fingerprint, outputs: int, recipe: Recipe) -> dict[str, Any]:
-    """The network's configuration. A U-Net is pooled along an axis while SMALLEST_EDGE voxels remain, thick slices later than
-    their plane; other models keep their defaults. `recipe.model` has the last word."""
-    dims = found.dims
-    config: dict[str, Any] = {"in_channels": found.channels, "classes": outputs, "dims": dims}
-    if model == "unet":
-        pools = choose_pools(
-            patch[3 - dims :], (recipe.spacing_mm or found.median_spacing or (1.0, 1.0, 1.0))[3 - dims :], len(WIDTHS[dims]) - 1
-        )
-        depth = len(recipe.model.get("widths", [*pools, 0]))
-        config |= {"widths": WIDTHS[dims][: len(pools) + 1], "pools": pools if depth == len(pools) + 1 else ()}
-        if dims == 3 and "widths" not in recipe.model:  # full resolution is the dearest level: one convolution each way
-            config |= {"convs": (1, *[2] * len(pools)), "decoder_convs": (1, *[2] * (len(pools) - 1))}
-        # a bias in front of an instance or batch norm is subtracted again: its gradient is rounding, which AdamW would follow
-        config["conv_bias"] = recipe.model.get("norm", "instance") not in ("instance", "batch")
-        config["deep_supervision"] = "training" if recipe.deep_supervision and depth > 2 else "no"
-    return plain(make_config(entry(model).config, {**config, **recipe.model}))
+    """The network's configuration: what its catalog entry derives from the data; `recipe.model` has the last word."""
+    spacing = recipe.spacing_mm or found.median_spacing or (1.0, 1.0, 1.0)
+    first = 3 - found.dims
+    needs = Needs(found.channels, outputs, found.dims, patch[first:], spacing[first:], recipe.deep_supervision, recipe.model)
+    return derived(model, needs)
 
 
-def choose_pools(sizes: tuple[int, ...], spacing: tuple[float, ...], most: int) -> list[tuple[int, ...]]:
-    """Strides per level: 2 where an axis is long enough and its voxels are no coarser than twice the finest."""
-    pools: list[tuple[int, ...]] = []
-    while len(pools) < most:
-        pool = tuple(
-            2 if n >= 2 * SMALLEST_EDGE - 1 and s <= 2 * min(spacing) else 1 for n, s in zip(sizes, spacing, strict=True)
-        )
-        if max(pool) == 1:
-            break
-        pools.append(pool)
-        sizes = tuple(-(-n // p) for n, p in zip(sizes, pool, strict=True))
-        spacing = tuple(s * p for s, p in zip(spacing, pool, strict=True))
-    return pools or [(2,) * len(sizes)]
+def outline(model: str, config: dict[str, Any]) -> Segmenter:
+    """The network without its numbers: enough to ask it about sizes, whatever its own size."""
+    with torch.device("meta"):
+        return build(model, config)  # type: ignore[return-value]
 
 
 def fit_patch(patch: Shape3, model: str, config: dict[str, Any], dims: int) -> Shape3:
     """The nearest patch that the network takes."""
-    size = build(model, config).nearest_size(patch[3 - dims :])
-    return (1, *size) if dims == 2 else size
+    size = outline(model, config).nearest_size(patch[3 - dims :])
+    return (1, size[0], size[1]) if dims == 2 else (size[0], size[1], size[2])
 
 
 def inference(patch: Shape3, shapes: np.ndarray, model: str, config: dict[str, Any], recipe: Recipe) -> Inference:
@@ -225,13 +206,13 @@ def inference(patch: Shape3, shapes: np.ndarray, model: str, config: dict[str, A
 
 
 def tile(patch: Shape3, shapes: np.ndarray, model: str, config: dict[str, Any]) -> Shape3:
-    """The tile in use: the largest image in one piece where it is at most four patches, else the patch."""
-    dims = config["dims"]
-    if config.get("padding") == "valid":
+    """The tile in use: the largest image in one piece where that is at most four patches and a size that fits, else the patch."""
+    network = outline(model, config)
+    dims = network.dims
+    if network.output_size(patch[3 - dims :]) != patch[3 - dims :]:  # valid convolutions
         return patch
-    step: tuple[int, ...] = build(model, config).divisor  # type: ignore[assignment]
-    largest = [-(-int(n) // d) * d for n, d in zip(shapes.max(0)[3 - dims :], step, strict=True)]
-    if math.prod(largest) > 4 * math.prod(patch):
+    largest = [-(-int(n) // d) * d for n, d in zip(shapes.max(0)[3 - dims :], network.divisor, strict=True)]
+    if math.prod(largest) > 4 * math.prod(patch) or network.nearest_size(tuple(largest)) != tuple(largest):
         return patch
     return (1, largest[0], largest[1]) if dims == 2 else (largest[0], largest[1], largest[2])
 

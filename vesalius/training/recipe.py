@@ -97,6 +97,7 @@ class Recipe(Record):
     workers: int = Field(1, ge=0)
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     flips_at_test: bool = False
+    start: str | None = None  # weights to begin with, of the same network; None: random ones
     model: dict[str, Any] = Field(default_factory=dict)  # settings of the network, over those derived from the data
     augment: Augment = Augment()
 
@@ -198,10 +199,10 @@ RECIPES: dict[str, Recipe] = {
 }
 
 
-def read_recipe(name_or_file: str | Path) -> Recipe:
-    """The recipe of that name, or the TOML file that overrides one (`base`, default 'default').
+def read_recipe(name_or_file: str | Path, above: tuple[Path, ...] = ()) -> Recipe:
+    """The recipe of that name, or the TOML file that overrides one (`base`, default 'default'), itself base of those `above`.
 
-    Raises UnknownName, UnreadableFile (no TOML), InputError (an unknown key or a value out of range).
+    Raises UnknownName, UnreadableFile (no TOML), InputError (an unknown key, a value out of range, a file that is its own base).
     """
     text = str(name_or_file)
     if not text.endswith(".toml"):
@@ -214,7 +215,13 @@ def read_recipe(name_or_file: str | Path) -> Recipe:
         raise UnreadableFile("the recipe cannot be read", file=text, fix="check the path") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UnreadableFile(f"this is not TOML: {error}", file=text, fix="mend that line") from error
-    return override(read_recipe(values.pop("base", "default")), values, text)
+    place = Path(text).resolve()
+    if place in above:
+        way = ", ".join(file.name for file in above[above.index(place) + 1 :])
+        told = f"is its own base, by way of {way}" if way else "names itself as base"
+        raise InputError(f"the recipe {told}", file=text, fix=f"take another base, such as {', '.join(RECIPES)}")
+    base = values.pop("base", "default")
+    return override(read_recipe(base, (*above, place)), values, text)
 
 
 def override(recipe: Recipe, values: dict[str, Any], file: str = "recipe") -> Recipe:

@@ -41,6 +41,7 @@ class TrainOptions:
     model: str = "unet"
     task: str | None = None
     recipe: str | Path | Recipe | None = None
+    weights: str | Path | None = None  # to begin with
     plan: str | Path | None = None
     plan_only: bool = False
     instances: bool = False

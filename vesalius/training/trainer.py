@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ..core.errors import InputError, VesaliusError
 from ..models.catalog import build
+from ..models.weights import load_into
 from ..pipeline.tiled import use_bf16
 from .losses import find_loss, supervised
 from .plan import Plan
@@ -134,6 +135,11 @@ class Trainer:
         for mean, now in state:
             if not mean.is_floating_point():
                 mean.copy_(now)
+
+    def begin(self, weights: dict[str, Tensor], file: str) -> None:
+        """Start from `weights`, in our names, instead of from random ones. Raises WeightsError where they do not fit."""
+        load_into(self.bare, weights, file=file)
+        self.average.load_state_dict(self.bare.state_dict())
 
     def state(self) -> dict[str, Any]:
         """What `restore` needs to go on as if nothing had happened."""

@@ -9,7 +9,8 @@ from dicom_slices import COLUMN, NORMAL, ROW, Series, save
 from pydicom.uid import JPEG2000Lossless, JPEGExtended12Bit, JPEGLSLossless, JPEGLSNearLossless, RLELossless
 
 from vesalius.core.errors import GeometryError, InputError, UnknownName, UnreadableFile
-from vesalius.io.files import case_name, find_inputs, peek, read
+from vesalius.core.image import Mask
+from vesalius.io.files import case_name, find_inputs, peek, read, read_mask, write
 
 FLIP = np.diag([-1.0, -1, 1, 1])  # LPS -> RAS
 
@@ -288,3 +289,75 @@ def test_an_empty_folder_and_one_with_reports_only_are_refused(tmp_path):
         find_inputs(tmp_path)
 
 
+
+
+# --- a modality LUT, no preamble ----------------------------------------------------------------------------------
+
+
+def with_table(one, values, first=0, bits=16, kind="HU"):
+    """`one` with a modality LUT in place of its rescale."""
+    from pydicom import Dataset
+
+    del one.RescaleSlope, one.RescaleIntercept, one.RescaleType
+    item = Dataset()
+    item.LUTDescriptor, item.ModalityLUTType = [len(values), first, bits], kind
+    item.add_new("LUTData", "US", values)
+    one.ModalityLUTSequence = [item]
+    return one
+
+
+def test_a_modality_lut_turns_stored_values_into_real_ones(tmp_path, ct):
+    stored = np.random.default_rng(0).integers(0, 6, (4, 5)).astype(np.uint16)
+    table = [7, 40, 300, 301, 5000, 60000]
+    for z in range(3):
+        save(with_table(ct.slice(np.roll(stored, z, 0), 2.0 * z), table), tmp_path / f"s{z}.dcm")
+    image = read(tmp_path)
+    expected = np.array(table)[np.stack([np.roll(stored, z, 0) for z in range(3)])]
+    np.testing.assert_array_equal(image.array[0], expected)
+    assert image.units == "HU" and image.grid.same_as(peek(tmp_path).grid)
+
+
+def test_a_modality_lut_of_8_bits_clips_below_its_first_value(tmp_path):
+    one = with_table(Series("MR").slice(np.array([[0, 10, 11], [12, 13, 500]], np.uint16), RescaleSlope=1, RescaleIntercept=0,
+                                        RescaleType="US"), [9, 8, 7], first=10, bits=8, kind="US")  # fmt: skip
+    image = read(save(one, tmp_path / "one.dcm"))
+    np.testing.assert_array_equal(image.array[0, 0], [[9, 9, 8], [7, 7, 7]])
+    assert image.units is None
+
+
+@pytest.mark.parametrize("meta", [True, False])
+@pytest.mark.parametrize("implicit", [True, False])
+@pytest.mark.parametrize("name", ["{}.dcm", "{}"])
+def test_files_without_preamble_are_the_same_series(tmp_path, ct, meta, implicit, name):
+    from io import BytesIO
+
+    from pydicom.filewriter import dcmwrite
+
+    values = []
+    for z in range(3):
+        one = ct.slice(np.full((4, 5), 7 * z, np.uint16), 2.0 * z)
+        file = tmp_path / "bare" / name.format(f"IM{3 - z}")
+        file.parent.mkdir(exist_ok=True)
+        if meta:  # file meta information right at the start, as some archives leave it
+            whole = BytesIO()
+            one.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2" if implicit else "1.2.840.10008.1.2.1"
+            dcmwrite(whole, one, enforce_file_format=True)
+            file.write_bytes(whole.getvalue()[132:])
+        else:
+            del one.file_meta
+            dcmwrite(file, one, implicit_vr=implicit, little_endian=True, enforce_file_format=False)
+        assert file.read_bytes()[128:132] != b"DICM"
+        values.append(7 * z - 1024)
+    (only,) = find_inputs(tmp_path / "bare")
+    image = read(only)
+    assert image.array[0, :, 0, 0].tolist() == values and image.units == "HU"
+    mask = Mask((image.array[0] > -1020).astype(np.uint8), image.grid, source=image.source)
+    seg = write(mask, tmp_path / "seg.dcm", like=image)
+    np.testing.assert_array_equal(read_mask(seg, like=image).array, mask.array)
+
+
+@pytest.mark.parametrize("bytes_", [b"\x08\x00 and so on, after a backspace" * 9, b"\x08", b"a text file" * 40])
+def test_a_text_is_no_dicom_without_preamble(tmp_path, bytes_):
+    (tmp_path / "notes").write_bytes(bytes_)
+    with pytest.raises(UnreadableFile, match="no image format"):
+        read(tmp_path / "notes")

@@ -19,8 +19,9 @@ from vesalius.core.errors import (
     UnknownName,
     UnreadableFile,
 )
-from vesalius.core.image import Grid, Mask
+from vesalius.core.image import Grid, Image, Mask
 from vesalius.core.labels import Label, Labels
+from vesalius.io.decoding import Peek
 from vesalius.io.files import case_name, content_hash, default_suffix, find_inputs, peek, read, read_mask, write
 
 AFFINE = np.diag([1.0, 2.0, 3.0, 1.0])
@@ -240,3 +241,30 @@ def test_a_series_is_asked_of_dicom_only(tmp_path):
 def test_a_dicom_file_without_suffix_is_recognised(tmp_path):
     path = save(Series().slice(np.ones((4, 5), np.uint16)), tmp_path / "1.2.840.1")
     assert find_inputs(path) == [path] and read(path).source.format == "dicom"
+
+
+def test_a_format_is_one_entry_in_one_table(tmp_path, monkeypatch):
+    """A made-up format is read, peeked at, found in folders, told in messages and written once it is listed."""
+    from vesalius.core.image import Source
+    from vesalius.io import formats
+
+    def read_npy(path, name):
+        array = np.load(path)
+        return Image(array, Grid(array.shape[1:], None, 3), source=Source(path, "npy", name))
+
+    def write_npy(mask, path, source):
+        with open(path, "wb") as file:
+            np.save(file, mask.array[None])
+
+    listed = formats.Format((".npy",), read_npy, lambda path: Peek(read_npy(path, "").grid, 1), write_npy)
+    monkeypatch.setitem(formats.FORMATS, "npy", listed)
+    made = ((formats.SUFFIXES, ".npy", "npy"), (formats.OUTPUTS, "npy", "npy"), (formats.WRITERS, "npy", ".npy"))
+    for table, key, value in made:
+        monkeypatch.setitem(table, key, value)  # made from FORMATS when the module is loaded
+    (tmp_path / "in").mkdir()
+    np.save(tmp_path / "in" / "case.npy", np.arange(24).reshape(1, 2, 3, 4))
+    (found,) = find_inputs(tmp_path / "in")
+    image = read(found)
+    assert image.array[0, 1, 2, 3] == 23 and peek(found).grid.shape == (2, 3, 4) and default_suffix(image) == ".npy"
+    out = write(Mask((image.array[0] > 5).astype(np.uint8), image.grid), tmp_path / "out", format="npy")
+    assert out.name == "out.npy" and read_mask(out).array.sum() == 18

@@ -5,7 +5,19 @@ import pytest
 import torch
 
 from vesalius.core.errors import UnknownName
-from vesalius.training.losses import IGNORED, LOSSES, dice_bce, dice_ce, find_loss, focal, objects, one_hot, supervised, tversky
+from vesalius.training.losses import (
+    IGNORED,
+    LOSSES,
+    dice,
+    dice_bce,
+    dice_ce,
+    find_loss,
+    focal,
+    objects,
+    one_hot,
+    supervised,
+    tversky,
+)
 
 
 @pytest.fixture
@@ -42,7 +54,7 @@ def test_dice_ce_is_monais(pair, batch):
     assert ours.item() == pytest.approx(theirs.item(), abs=1e-5)
 
 
-@pytest.mark.parametrize("name", ["dice_ce", "dice_bce", "border_ce", "focal", "tversky"])
+@pytest.mark.parametrize("name", ["dice_ce", "dice", "dice_bce", "border_ce", "focal", "tversky"])
 def test_ignored_voxels_change_neither_loss_nor_gradient(pair, name):
     scores, target = pair
     target = target.clone()
@@ -94,11 +106,26 @@ def test_deep_supervision_halves_each_level_and_sums_to_one(pair):
     assert float(total) == pytest.approx((1 * 1 + 0.5 * 2 + 0.25 * 3) / 1.75)
 
 
+def test_outputs_of_one_size_weigh_the_same_and_see_the_whole_target(pair):
+    _, target = pair
+    sizes = [(6, 7, 5), (6, 7, 5), (3, 4, 3), (3, 4, 3)]
+    outputs = [torch.full((2, 3, *size), float(i)) for i, size in enumerate(sizes)]
+    total = supervised(lambda scores, wanted, weight: scores.mean(), outputs[0], tuple(outputs[1:]), target)
+    assert float(total) == pytest.approx((0 + 1 + 0.5 * 2 + 0.5 * 3) / 3)
+
+
 def test_a_valid_output_is_compared_with_the_middle_of_the_target():
     target = torch.zeros(1, 10, 10, dtype=torch.long)
     target[:, 3:7, 3:7] = 1
     scores = torch.stack([torch.full((1, 4, 4), -30.0), torch.full((1, 4, 4), 30.0)], 1)
     assert float(supervised(LOSSES["border_ce"], scores, (), target)) < 1e-6
+
+
+def test_dice_counts_the_background_and_each_sample_for_itself():
+    target = torch.zeros(2, 4, 4, dtype=torch.long)
+    target[0, :2] = 1
+    scores = 60 * (one_hot(target, 2) - 0.5)
+    assert float(dice(scores, target)) == pytest.approx(1 - (2 * 8.01 / 16.01 * 2 + 2 * 16.01 / 32.01 + 2) / 4, abs=1e-5)
 
 
 def test_an_unknown_loss_names_the_nearest():

@@ -8,9 +8,10 @@ from trainable import pictures, volumes
 
 from vesalius.core.errors import DatasetError, InputError, LabelError, UnreadableFile
 from vesalius.io.datasets import open_dataset
+from vesalius.models.needs import choose_pools
 from vesalius.tasks.catalog import TASKS
 from vesalius.training.inspect import CaseFacts, Fingerprint, fingerprint, foreground
-from vesalius.training.plan import Data, choose_patch, choose_pools, derive, normalisation, read_plan, write_plan
+from vesalius.training.plan import Data, choose_patch, derive, normalisation, read_plan, write_plan
 from vesalius.training.recipe import RECIPES, Recipe
 
 
@@ -96,7 +97,7 @@ def test_a_large_image_gives_a_patch_of_its_proportions_within_the_budget():
 def test_thick_slices_are_pooled_later_than_their_plane():
     pools = choose_pools((16, 128, 128), (6.0, 1.0, 1.0), 4)
     assert pools[0] == (1, 2, 2) and pools[1] == (1, 2, 2) and pools[2][0] == 2
-    assert choose_pools((40, 56, 40), (1.0, 1.0, 1.0), 4) == [(2, 2, 2)] * 3
+    assert choose_pools((40, 56, 40), (1.0, 1.0, 1.0), 4) == ((2, 2, 2),) * 3
 
 
 def test_a_patch_the_network_cannot_take_becomes_the_nearest(volume_set):

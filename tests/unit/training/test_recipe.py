@@ -46,3 +46,25 @@ def test_an_absent_file_and_an_unknown_name_differ(tmp_path):
         read_recipe(tmp_path / "none.toml")
     with pytest.raises(UnknownName, match="Did you mean 'nuclei'"):
         read_recipe("nucli")
+
+
+@pytest.mark.parametrize("files, says", [
+    ({"a.toml": "a.toml"}, "a.toml: the recipe names itself as base"),
+    ({"a.toml": "b.toml", "b.toml": "a.toml"}, "a.toml: the recipe is its own base, by way of b.toml"),
+    ({"a.toml": "b.toml", "b.toml": "c.toml", "c.toml": "b.toml"}, "b.toml: the recipe is its own base, by way of c.toml"),
+])  # fmt: skip
+def test_a_recipe_cannot_be_its_own_base(tmp_path, monkeypatch, files, says):
+    monkeypatch.chdir(tmp_path)
+    for name, base in files.items():
+        (tmp_path / name).write_text(f'base = "{base}"\n')
+    with pytest.raises(InputError) as caught:
+        read_recipe("a.toml")
+    assert says in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_one_base_may_be_reached_through_several_files(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "b.toml").write_text('base = "nuclei"\nlr = 1e-4\n')
+    (tmp_path / "a.toml").write_text('base = "b.toml"\nbatch = 3\n')
+    assert (read_recipe("a.toml").lr, read_recipe("a.toml").batch) == (1e-4, 3)
+    assert read_recipe("b.toml").batch == RECIPES["nuclei"].batch

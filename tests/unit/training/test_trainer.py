@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from vesalius.core.errors import InputError, UnreadableFile
+from vesalius.core.errors import InputError, UnreadableFile, WeightsError
 from vesalius.core.labels import Label, Labels
 from vesalius.tasks.task import Inference, ModelSpec, Task
 from vesalius.training.checkpoint import load_checkpoint, save_checkpoint
@@ -97,6 +97,19 @@ def test_a_restored_trainer_goes_on_bit_by_bit(tmp_path):
     assert all(
         torch.equal(a, b) for a, b in zip(one.average.state_dict().values(), two.average.state_dict().values(), strict=True)
     )
+
+
+def test_a_trainer_may_begin_with_weights_it_is_given():
+    begun, other = trainer(seed=1), trainer(seed=2)
+    begun.begin(other.bare.state_dict(), "other")
+    for mine in (begun.bare, begun.average):
+        assert all(torch.equal(a, b) for a, b in zip(mine.state_dict().values(), other.bare.state_dict().values(), strict=True))
+
+
+def test_weights_of_another_network_are_refused_as_a_beginning():
+    state = {**trainer().bare.state_dict(), "heads.0.weight": torch.zeros(5, 4, 1, 1)}
+    with pytest.raises(WeightsError, match="5, 4, 1, 1"):
+        trainer().begin(state, "other.safetensors")
 
 
 def test_a_loss_that_is_not_finite_stops_with_advice():
