@@ -36,7 +36,7 @@ def list_models(quiet: Quiet = False, json: Json = False, device: Where = Device
         released = [(name, each.model, each.about, each.licence) for name, each in CHECKPOINTS.items()]
         screen.say("")
         screen.table(("released weights", "model", "what they are", "licence"), released)
-        screen.result([model_record(name) for name in sorted(CATALOG)])
+        screen.result([*(model_record(name) for name in sorted(CATALOG)), *(weights_record(name) for name in CHECKPOINTS)])
 
 
 @models_app.command("show")
@@ -49,8 +49,12 @@ def show_model(
 ) -> None:
     """One model: paper, licence, input, configuration; or released weights: where from, licence, preparation."""
     with terminal(quiet=quiet, json=json, debug=debug) as screen:
+        from ..core.errors import unknown_name
+        from ..models.catalog import CATALOG
         from ..models.checkpoints import CHECKPOINTS
 
+        if name not in CATALOG and name not in CHECKPOINTS:
+            raise unknown_name("model", name, [*CATALOG, *CHECKPOINTS])
         screen.record(weights_record(name) if name in CHECKPOINTS else model_record(name))
 
 

@@ -37,7 +37,6 @@ class ViTConfig:
     global_blocks  the blocks that see the whole picture; the others see windows of `window` patches a side
     """
 
-    kind: Literal["vit"] = "vit"
     image_size: int = 1024
     patch: int = 16
     width: int = 768
@@ -47,6 +46,7 @@ class ViTConfig:
     window: int = 14
     mlp_ratio: float = 4.0
     channels: int = 256  # of the features
+    kind: Literal["vit"] = "vit"
 
 
 class ImageEncoder(nn.Module):

@@ -35,7 +35,6 @@ UNSTRIDED = (320, 448, 576)  # widths before which the original does not halve t
 class TinyViTConfig:
     """The encoder of MobileSAM; each tuple has one value a stage."""
 
-    kind: Literal["tiny"] = "tiny"
     image_size: int = 1024
     widths: tuple[int, ...] = (64, 128, 160, 320)
     depths: tuple[int, ...] = (2, 2, 6, 2)
@@ -44,6 +43,7 @@ class TinyViTConfig:
     mlp_ratio: float = 4.0
     expand: float = 4.0
     channels: int = 256  # of the features
+    kind: Literal["tiny"] = "tiny"
 
 
 class TinyEncoder(nn.Module):
