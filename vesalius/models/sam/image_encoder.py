@@ -143,7 +143,8 @@ def folds(q: Tensor) -> bool:
     """
     if not q.is_cpu:
         return True  # no N x N mask in the card's memory
-    return q.dtype == torch.bfloat16 and torch.cpu._is_amx_tile_supported()
+    amx = getattr(torch.cpu, "_is_amx_tile_supported", None)
+    return q.dtype == torch.bfloat16 and amx is not None and amx()
 
 
 def attend_folded(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
