@@ -140,7 +140,7 @@ def infer(state: State) -> dict[str, Any]:
         downs = [len(w) for i in range(1, 10) if (w := state.get(f"down{i}.maxpool_conv.1.double_conv.0.weight")) is not None]
         linear = "up1.up.weight" not in state
         widths = (len(first), *downs[:-1], downs[-1] * (2 if linear else 1))
-        sizes = {"widths": widths, "upsampling": "bilinear" if linear else "transpose"}
+        sizes: dict[str, Any] = {"widths": widths, "upsampling": "bilinear" if linear else "transpose"}
         return {"layout": "milesial", "in_channels": first.shape[1], "classes": len(state["outc.conv.weight"]), **sizes}
     if "conv0_0.conv1.weight" in state and "conv0_1.conv1.weight" not in state:  # with conv0_1 it is a U-Net++
         firsts = [w for i in range(10) if (w := state.get(f"conv{i}_0.conv1.weight")) is not None]

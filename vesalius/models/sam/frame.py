@@ -85,7 +85,7 @@ class Frame:
     def points(self, points: ArrayLike, shape: tuple[int, int]) -> Tensor:
         """(..., 2) x, y on a picture of `shape` (H, W) -> the same on the square, float32."""
         h, w = self.inner(shape)
-        return torch.from_numpy(np.asarray(points, np.float32) * np.float32((w / shape[1], h / shape[0])))
+        return torch.from_numpy(np.asarray(points, np.float32) * np.array((w / shape[1], h / shape[0]), np.float32))
 
     def boxes(self, boxes: ArrayLike, shape: tuple[int, int]) -> Tensor:
         """(..., 4) x0, y0, x1, y1 on a picture of `shape` (H, W) -> the same on the square, float32."""

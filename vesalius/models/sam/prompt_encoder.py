@@ -30,6 +30,8 @@ ABSENT, NOT_OBJECT, OBJECT = -1, 0, 1  # labels of points
 class PromptEncoder(nn.Module):
     """Prompts on a frame to tokens and a map. `text` is the width of the text embeddings, 0 where the weights know no text."""
 
+    gaussian: Tensor
+
     def __init__(self, width: int, mask_channels: int, text: int = 0):
         super().__init__()
         self.register_buffer("gaussian", torch.randn(2, width // 2))

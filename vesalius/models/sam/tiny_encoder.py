@@ -100,6 +100,8 @@ class MBConv(nn.Module):
 class WindowBlock(nn.Module):
     """Attention in windows, a depthwise convolution across their borders, an MLP: (B, D, H, W) -> the same."""
 
+    distance: Tensor
+
     def __init__(self, config: TinyViTConfig, stage: int):
         super().__init__()
         width, self.side = config.widths[stage], config.windows[stage]
