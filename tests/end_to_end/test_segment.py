@@ -208,6 +208,13 @@ def test_the_report_shows_no_more_of_a_patient_than_the_stem(volume_weights, tmp
     assert "Nobody" not in json.dumps(kept)
 
 
+def test_explain_tells_the_tile_that_is_taken_not_the_one_that_was_planned(tmp_path):
+    said = explain(MRI, tmp_path / "out", SegmentOptions(task="hippocampus", device="cpu"))
+    tiles = next(line for line in said.splitlines() if line.startswith("tiles"))
+    voxels, mm = tiles.split("voxels")[0].split()[1::2], tiles.split("(")[2].split(" mm")[0].split(" x ")
+    assert voxels == mm, tiles  # the images have 1 mm
+
+
 def test_explain_runs_no_network(volume_weights, tmp_path, monkeypatch):
     from vesalius.pipeline import explain as words
 

@@ -268,6 +268,21 @@ def partly_labelled(root: Path) -> tuple[Path, tuple[int, int]]:
     return root, (int(known[0]), int(known[1]))
 
 
+def test_nested_regions_are_learned_as_regions_and_painted_as_labels(tmp_path):
+    from vesalius.pipeline.segment import segment
+
+    data, _ = partly_labelled(tmp_path / "data")
+    described = json.loads((data / "dataset.json").read_text())
+    described |= {"labels": {"background": 0, "seen or not": [1, 2], "not": [2]}, "regions_class_order": [1, 2]}
+    (data / "dataset.json").write_text(json.dumps(described))
+    (summary,) = train(data, tmp_path / "run", options(tmp_path, [1, 32, 32], steps_per_epoch="10"), say=lambda _: None)
+    plan = read_plan(tmp_path / "run" / "plan.toml")
+    assert plan.task.decide.kind == "regions" and plan.loss == "dice_bce" and plan.task.model.config["classes"] == 2
+    assert set(summary.scores) == {"seen or not", "not"}
+    found = segment(data / "imagesTr" / "case_0_0000.png", tmp_path / "out", model=tmp_path / "run", device="cpu")
+    assert [amount.label for amount in found.cases[0].amounts] == ["seen or not without not", "not"]
+
+
 def test_a_plan_can_be_edited_and_started_from(tmp_path):
     data, run = volumes(tmp_path / "data", spacings=((1.0, 1.0, 1.0), (1.0, 1.0, 1.5))), tmp_path / "run"
     said = []

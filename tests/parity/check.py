@@ -21,7 +21,9 @@ from types import ModuleType
 
 import compare_attention_unet
 import compare_sam
+import compare_swin_unet
 import compare_tiny_vit
+import compare_transunet
 import compare_unet
 import compare_unetpp
 import numpy as np
@@ -38,6 +40,8 @@ COMPARE: dict[str, ModuleType] = {
     "unet": compare_unet,
     "unetpp": compare_unetpp,
     "attention_unet": compare_attention_unet,
+    "transunet": compare_transunet,
+    "swin_unet": compare_swin_unet,
 }
 
 

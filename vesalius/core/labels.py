@@ -20,13 +20,18 @@ class Code:
 
 @dataclass(frozen=True)
 class Label:
-    """One structure: its `value` in the mask (never 0), `name`, `colour` RGB 0..255, DICOM codes."""
+    """One structure: its `value` in the mask (never 0), `name`, `colour` RGB 0..255, DICOM codes.
+
+    Where regions are nested, `region` names the one that this label and all later ones make up; `name` then says what is
+    left of it in a label map: "whole tumour without tumour core".
+    """
 
     value: int
     name: str
     colour: tuple[int, int, int] | None = None
     category: Code | None = None
     type: Code | None = None
+    region: str | None = None
 
     @property
     def rgb(self) -> tuple[int, int, int]:
@@ -62,6 +67,11 @@ class Labels:
     @property
     def values(self) -> tuple[int, ...]:
         return tuple(label.value for label in self.items)
+
+    @property
+    def nested(self) -> bool:
+        """Whether the labels paint nested regions, the outermost first."""
+        return any(label.region for label in self.items)
 
     def named(self, name: str) -> Label:
         """The label called `name`; raises UnknownName."""

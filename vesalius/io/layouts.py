@@ -70,7 +70,7 @@ def _paired(root: Path) -> Found:
     if (root / "test").is_dir():
         notes.append("test/ is left alone")
     described = _described(root / JSON) if (root / JSON).is_file() else {}
-    labels = _declared_labels(described["labels"], root / JSON) if "labels" in described else None
+    labels = _declared_labels(described, root / JSON) if "labels" in described else None
     return Found(_name(root, described), "paired", tuple(cases), _channel_names(described), labels, tuple(notes))
 
 
@@ -134,7 +134,7 @@ def _channel_groups(images: dict[str, Path], masks: set[str]) -> dict[str, tuple
 
 def _nnunet(root: Path, described: dict[str, Any]) -> Found:
     ending = str(described.get("file_ending") or ".nii.gz")
-    channels, labels = _channel_names(described), _declared_labels(described.get("labels"), root / JSON)
+    channels, labels = _channel_names(described), _declared_labels(described, root / JSON)
     files = {file.name[: -len(ending)]: file for file in _files(root / "imagesTr") if file.name.endswith(ending)}
     masks = {file.name[: -len(ending)]: file for file in _files(root / "labelsTr") if file.name.endswith(ending)}
     cases, missing = [], []
@@ -153,7 +153,7 @@ def _nnunet(root: Path, described: dict[str, Any]) -> Found:
 
 def _decathlon(root: Path, described: dict[str, Any]) -> Found:
     """MSD lists its pairs; nnU-Net v1 lists them alike but keeps channel files case_0000."""
-    channels, labels = _channel_names(described), _declared_labels(described.get("labels"), root / JSON)
+    channels, labels = _channel_names(described), _declared_labels(described, root / JSON)
     listed = described.get("training")
     if not isinstance(listed, list) or not all(isinstance(pair, dict) and {"image", "label"} <= set(pair) for pair in listed):
         raise DatasetError("dataset.json has neither channel_names (nnU-Net) nor a list 'training' of image and label (MSD)",
@@ -204,25 +204,49 @@ def _channel_names(described: dict[str, Any]) -> tuple[str, ...]:
     return tuple(str(names[key]) for key in sorted(names, key=natural))
 
 
-def _declared_labels(declared: Any, file: Path) -> Labels:
-    """nnU-Net {"name": value} or MSD {"value": "name"} -> Labels; background 0 is implied, 'ignore' marks unlabelled."""
+def _declared_labels(described: dict[str, Any], file: Path) -> Labels:
+    """nnU-Net {"name": value} or MSD {"value": "name"} -> Labels; background 0 is implied, 'ignore' marks unlabelled.
+
+    nnU-Net's regions are lists of values, {"whole": [1, 2], "core": [2]} with "regions_class_order": [1, 2].
+    """
+    declared = described.get("labels")
     if not isinstance(declared, dict) or not declared:
         raise DatasetError("dataset.json declares no labels", file=file, fix='add "labels": {"background": 0, "name": 1}')
-    pairs: list[tuple[int, str]] = []
+    pairs: list[tuple[frozenset[int], str]] = []
     for key, value in declared.items():
-        if isinstance(value, list):
-            told = f"label '{key}' is a region (a list of values), which is not supported"
-            raise DatasetError(told, file=file, fix="give each value a name of its own")
         number, name = (key, value) if str(key).isdigit() and not str(value).isdigit() else (value, key)
-        if not str(number).isdigit():
-            raise DatasetError(f"label '{name}' has the value {number!r}, which is no whole number", file=file)
-        pairs.append((int(number), str(name)))
-    ignore = next((number for number, name in pairs if name == "ignore"), None)
-    kept = sorted((number, name) for number, name in pairs if number != 0 and name != "ignore")
+        numbers = number if isinstance(number, list) else [number]
+        strange = [one for one in numbers if not str(one).isdigit()]
+        if strange or not numbers:
+            told = repr(strange[0]) if strange else "[]"
+            raise DatasetError(f"label '{name}' has the value {told}, which is no whole number", file=file)
+        pairs.append((frozenset(map(int, numbers)), str(name)))
+    ignore = next((min(numbers) for numbers, name in pairs if name == "ignore"), None)
+    kept = [(numbers, name) for numbers, name in pairs if numbers != {0} and name != "ignore"]
     try:
-        return Labels(tuple(Label(number, name) for number, name in kept), ignore)
+        if any(isinstance(value, list) for value in declared.values()):
+            return Labels(_nested(kept, described.get("regions_class_order")), ignore)
+        return Labels(tuple(Label(*pair) for pair in sorted((min(numbers), name) for numbers, name in kept)), ignore)
     except LabelError as error:
         raise DatasetError(error.problem, file=file, fix=error.fix) from error
+
+
+def _nested(regions: list[tuple[frozenset[int], str]], order: Any) -> tuple[Label, ...]:
+    """Labels of nested regions, each painted over the one around it; LabelError where they are not nested that way.
+
+        whole [1, 2, 3], core [2, 3], active [3], order [1, 2, 3]   ->   1 whole without core, 2 core without active, 3 active
+    """
+    if not isinstance(order, list) or len(order) != len(regions):
+        raise LabelError(f"regions need a regions_class_order of {len(regions)} values", fix="add it, one value a region")
+    labels = []
+    for k, (numbers, name) in enumerate(regions):
+        if numbers != set(order[k:]) or (k and order[k] <= order[k - 1]):
+            told = f"region '{name}' holds {sorted(numbers)}, where the order {order} asks for {sorted(order[k:])}"
+            fix = "list regions from the outermost in, values rising; or give each value a name of its own"
+            raise LabelError(f"only nested regions can be read: {told}", fix=fix)
+        inner = f" without {regions[k + 1][1]}" if k + 1 < len(regions) else ""
+        labels.append(Label(order[k], name + inner, region=name))
+    return tuple(labels)
 
 
 def _files(folder: Path) -> Iterable[Path]:

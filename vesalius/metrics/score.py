@@ -50,8 +50,9 @@ class LabelScore(NamedTuple):
 def score_case(pred: Mask, ref: Mask, *, labels: Labels | None = None, scoring: Scoring | None = None) -> dict[str, LabelScore]:
     """Score one pair of masks: label name -> metrics. Without `labels`, every value of the reference is one.
 
-    Voxels of the reference's ignore label are left out of both. Raises GeometryError for another grid, LabelError for values
-    that no label declares. Grids are the same if no voxel is further off than a tenth of one.
+    Nested regions are scored whole, under their own names. Voxels of the reference's ignore label are left out of both.
+    Raises GeometryError for another grid, LabelError for values that no label declares. Grids are the same if no voxel is
+    further off than a tenth of one.
     """
     scoring = scoring or Scoring()
     if not pred.grid.same_as(ref.grid, tolerance_mm=0.1 * min(ref.grid.spacing or (0.01,))):
@@ -63,6 +64,8 @@ def score_case(pred: Mask, ref: Mask, *, labels: Labels | None = None, scoring: 
     labels = labels if labels is not None else labels_of(table.ref)
     for which, values in (("prediction", table.pred), ("reference", table.ref)):
         undeclared(which, values, labels)
+    if labels.nested:
+        return {label.region or label.name: _score_region(label, arrays, ref.grid, scoring) for label in labels}
     boxes = [ndimage.find_objects(array) for array in arrays]
     return {label.name: _score_label(label, table, arrays, boxes, ref.grid, scoring) for label in labels}
 
@@ -108,6 +111,14 @@ def _score_label(
     metrics[f"{extent}_difference_{size_unit}"] = volume_difference(counts, grid.voxel_mm3 or 1.0)
     metrics[f"relative_{extent}_difference"] = relative_volume_difference(counts)
     return _judged(metrics, counts, scoring.policy)
+
+
+def _score_region(label: Label, arrays: tuple[np.ndarray, np.ndarray], grid: Grid, scoring: Scoring) -> LabelScore:
+    """All metrics of a nested region: its label and all inside it."""
+    both = arrays[0] >= label.value, arrays[1] >= label.value
+    pred, ref = (array.astype(np.uint8) for array in both)
+    boxes = [ndimage.find_objects(array) for array in (pred, ref)]
+    return _score_label(Label(1, label.name), confusion(pred, ref), (pred, ref), boxes, grid, scoring)
 
 
 def _score_objects(table: Overlap, labels: Labels | None, scoring: Scoring) -> dict[str, LabelScore]:

@@ -65,6 +65,13 @@ class SurfaceDistances:
         """95 % Hausdorff distance: the larger of the two directions' 95th percentiles."""
         return self.hausdorff(95)
 
+    @property
+    def hd95_pooled(self) -> float:
+        """95th percentile of both directions' distances together, as medpy and the Synapse tables have it: at most `hd95`."""
+        if not self._defined:
+            return self._undefined
+        return float(np.percentile(np.concatenate((self.pred_to_ref, self.ref_to_pred)).astype(np.float64), 95))
+
     def hausdorff(self, percentile: float) -> float:
         """The larger of the two directions' percentiles, interpolated linearly; NaN if both are empty, inf if one is."""
         if not self._defined:

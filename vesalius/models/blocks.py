@@ -202,6 +202,11 @@ def with_skip(up: Tensor, skip: Tensor, skip_first: bool) -> Tensor:
     return torch.cat((skip, up) if skip_first else (up, skip), dim=1)
 
 
+def in_colours(image: Tensor, channels: int) -> Tensor:
+    """A grey image (B, 1, H, W) as (B, 3, H, W) where `channels` is 3, as networks for photographs expect; any other as it is."""
+    return image.expand(-1, 3, -1, -1) if image.ndim == 4 and image.shape[1] == 1 and channels == 3 else image
+
+
 # Tokens: (B, N, D). A map (B, D, H, W) is N = H * W tokens, row by row.
 
 
@@ -317,8 +322,8 @@ def unwindows(x: Tensor, size: int, shape: tuple[int, int]) -> Tensor:
     return x.flatten(3, 4).flatten(1, 2)[:, : shape[0], : shape[1]]
 
 
-def resize_positions(positions: Tensor, size: tuple[int, int], mode: str = "bicubic") -> Tensor:
+def resize_positions(positions: Tensor, size: tuple[int, int], mode: str = "bicubic", align_corners: bool = False) -> Tensor:
     """Learned positions (1, H, W, D) brought to another grid; the same tensor where the size is right."""
     if tuple(positions.shape[1:3]) == tuple(size):
         return positions
-    return F.interpolate(positions.movedim(-1, 1), size, mode=mode, align_corners=False).movedim(1, -1)
+    return F.interpolate(positions.movedim(-1, 1), size, mode=mode, align_corners=align_corners).movedim(1, -1)

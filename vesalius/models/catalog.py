@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..core.errors import InputError, unknown_name
-from . import attention_unet, layouts, unetpp_layouts
+from . import attention_unet, layouts, swin_unet, transunet, unetpp_layouts
 from .attention_unet import AttentionUNet, AttentionUNetConfig, derive_attention_unet
 from .naming import Convert, State
 from .needs import Derive, Needs, check_dims
@@ -21,6 +21,8 @@ from .sam import official as sam_official
 from .sam.image_encoder import ViTConfig
 from .sam.sam import SAM, SAMConfig
 from .sam.tiny_encoder import TinyEncoder, TinyViTConfig
+from .swin_unet import SwinUnet, SwinUnetConfig, derive_swin_unet
+from .transunet import TransUNet, TransUNetConfig, derive_transunet
 from .unet import UNet, UNetConfig, derive_unet
 from .unetpp import UNetPP, UNetPPConfig, derive_unetpp
 
@@ -108,6 +110,40 @@ CATALOG: dict[str, Entry] = {
         weights="the layout of Attention-Gated-Networks (MIT) is read by weights.from_official",
         official=attention_unet.official,
         derive=derive_attention_unet,
+    ),
+    "transunet": Entry(
+        builder=TransUNet,
+        config=TransUNetConfig,
+        paper="Chen et al. 2021, arXiv:2102.04306",
+        licence="Apache-2.0 (our code)",
+        description="TransUNet: a vision transformer behind a ResNet, or alone, under a U-Net's decoder",
+        dims=(2,),
+        tiny=(
+            TransUNetConfig(3, 3, (32, 32), 16, 32, 2, 2, (1, 1, 1), 32, bottleneck=16, decoder_channels=(16, 12, 8, 6), skips=2),
+            TransUNetConfig(2, 2, (32, 24), 16, 24, 4, 1, (), patch_size=8, bottleneck=12, decoder_channels=(12, 8, 6), skips=0),
+        ),
+        loss="squared_dice_ce_50",
+        recipe="transunet",
+        weights="official layout (Apache-2.0) by from_official; ViT of Google, timm, transformers by load_backbone",
+        official=transunet.official,
+        derive=derive_transunet,
+    ),
+    "swin_unet": Entry(
+        builder=SwinUnet,
+        config=SwinUnetConfig,
+        paper="Cao et al. 2021, arXiv:2105.05537; Swin: Liu et al. 2021, arXiv:2103.14030",
+        licence="Apache-2.0 (our code)",
+        description="Swin-Unet: a U-Net of shifted-window transformers, with patch expanding",
+        dims=(2,),
+        tiny=(
+            SwinUnetConfig(3, 3, (64, 64), 4, 12, (2, 2, 2), (1, 2, 4), 4),
+            SwinUnetConfig(1, 2, (48, 48), 2, 8, (2, 1), (2, 2), 3, mlp_ratio=2),
+        ),
+        loss="squared_dice_ce_60",
+        recipe="swin_unet",
+        weights="official layout (no licence stated) by from_official; Swin of Microsoft, timm, transformers by load_backbone",
+        official=swin_unet.official,
+        derive=derive_swin_unet,
     ),
     "sam": Entry(
         builder=SAM,

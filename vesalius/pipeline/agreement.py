@@ -7,14 +7,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..tasks.decide import Argmax
+from ..tasks.decide import decide
 from .predictor import Predictor
 from .tiled import tiled
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """`share` (0..1) of the voxels of a central tile of `shape` that both decide alike; bf16 was `speedup` times faster."""
+    """`share` (0..1) of the voxels of a central tile of `shape` that both decide alike (of objects: whether inside of one);
+    bf16 was `speedup` times as fast."""
 
     share: float
     shape: tuple[int, ...]
@@ -22,12 +23,13 @@ class Agreement:
 
     def __str__(self) -> str:
         size = " x ".join(map(str, self.shape))
-        return f"{100 * self.share:.3f} % of the voxels decided as in fp32, {self.speedup:.1f} times faster (one tile of {size})"
+        return f"{100 * self.share:.3f} % of the voxels decided as in fp32, {self.speedup:.1f} times as fast (one tile of {size})"
 
 
 def measure_agreement(predictor: Predictor, array: np.ndarray) -> Agreement:
     """Run one tile from the middle of a prepared `array` (C, Z, Y, X) in fp32 and in bf16; the whole where it is smaller."""
-    patch = predictor.task.inference.patch
+    task = predictor.task
+    patch = task.inference.patch
     low = [max(n - p, 0) // 2 for n, p in zip(array.shape[1:], patch, strict=True)]
     part = array[(slice(None), *(slice(start, start + p) for start, p in zip(low, patch, strict=True)))]
     decided, seconds = [], []
@@ -35,5 +37,6 @@ def measure_agreement(predictor: Predictor, array: np.ndarray) -> Agreement:
         began = time.perf_counter()
         scores = np.concatenate([slab for _, slab in tiled(predictor.models, part, patch=patch, precision=precision)], axis=1)
         seconds.append(time.perf_counter() - began)
-        decided.append(scores.argmax(axis=0) if isinstance(predictor.task.decide, Argmax) else scores > 0)
+        labels = decide(scores, task.decide, task.labels.values)
+        decided.append(labels > 0 if task.instances else labels)  # objects are numbered anew each time
     return Agreement(float((decided[0] == decided[1]).mean()), part.shape[1:], seconds[1] / seconds[0])

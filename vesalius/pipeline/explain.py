@@ -68,7 +68,7 @@ def _network(
         ram_bytes=budget.tiles,
     )
     counts = " x ".join(str(len(axis)) for axis in plan.starts)
-    patch = Grid(task.inference.patch, None, small.grid.dims)
+    patch = Grid(plan.patch, None, small.grid.dims)
     extent = ""
     if small.grid.spacing:
         extent = f" ({_times(n * s for n, s in zip(plan.patch, small.grid.spacing, strict=True))} mm)"

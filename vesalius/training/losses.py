@@ -10,6 +10,7 @@ sums that a ratio needs are exchanged (`together`).
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -77,6 +78,25 @@ def dice(scores: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor
     return soft_dice(scores.float().softmax(1), truth, kept=kept, batch=False, smooth=0.01, smooth_top=0.02)
 
 
+def squared_dice(found: Tensor, target: Tensor, *, kept: Tensor, smooth: float = 1e-5) -> Tensor:
+    """1 - soft Dice with squared sums below: (2 sum p g + s) / (sum p^2 + sum g^2 + s), over the batch, mean over channels.
+
+    found, target (B, K, *S) in 0..1; kept (B, 1, *S). TransUNet's form (Milletari et al. 2016, arXiv:1606.04797, eq. 2).
+    """
+    axes = (0, *range(2, found.ndim))
+    found, target = found * kept, target * kept
+    overlap, total = together((found * target).sum(axes)), together((found.square() + target.square()).sum(axes))
+    return 1 - ((2 * overlap + smooth) / (total + smooth)).mean()
+
+
+def squared_dice_ce(scores: Tensor, target: Tensor, weight: Tensor | None = None, *, dice: float = 0.5) -> Tensor:
+    """(1 - dice) x cross-entropy + dice x squared Dice of all classes, the background too (TransUNet 0.5, Swin-Unet 0.6)."""
+    scores, kept = scores.float(), target != IGNORED
+    entropy = F.cross_entropy(scores, target, ignore_index=IGNORED, reduction="none")
+    overlap = squared_dice(scores.softmax(1), one_hot(target, scores.shape[1]), kept=kept[:, None])
+    return (1 - dice) * mean_over(entropy, kept) + dice * overlap
+
+
 def dice_bce(scores: Tensor, target: Tensor, weight: Tensor | None = None, *, batch: bool = True) -> Tensor:
     """Binary cross-entropy + soft Dice on regions: region k is every voxel of label k or later, as Regions paints them.
 
@@ -137,6 +157,8 @@ LOSSES: dict[str, Loss] = {
     "dice_ce": dice_ce,
     "dice": dice,
     "dice_bce": dice_bce,
+    "squared_dice_ce_50": partial(squared_dice_ce, dice=0.5),
+    "squared_dice_ce_60": partial(squared_dice_ce, dice=0.6),
     "border_ce": border_ce,
     "focal": focal,
     "tversky": tversky,

@@ -25,7 +25,7 @@ from ..core.image import Shape3
 from ..models.catalog import build, derived, entry, make_config, plain
 from ..models.contract import Segmenter
 from ..models.needs import Needs
-from ..tasks.decide import Argmax, Decision, Objects
+from ..tasks.decide import Argmax, Decision, Objects, Regions
 from ..tasks.task import Inference, ModelSpec, Task
 from ..transforms.intensity import Percentile, Scale, Window, ZScore
 from ..transforms.spatial import Orient, Resample
@@ -98,7 +98,8 @@ def derive(
     Raises DatasetError for mixed spacings where `resample` is False, UnknownName for a model or loss.
     """
     listed = entry(model)
-    decide: Decision = like.decide if like else (Objects() if dataset.instances else Argmax())
+    nested = Regions() if dataset.labels.nested else Argmax()
+    decide: Decision = like.decide if like else (Objects() if dataset.instances else nested)
     steps = like.steps if like else (*spatial_steps(found, recipe, resample, say), normalisation(found))
     shapes = prepared_shapes(found, recipe)
     middle = tuple(int(n) for n in np.median(shapes, 0))

@@ -102,6 +102,39 @@ class Recipe(Record):
     augment: Augment = Augment()
 
 
+# What TransUNet and Swin-Unet were trained with on Synapse CT: no warm-up, no running average, no clipping to speak of.
+SYNAPSE: dict[str, Any] = {
+    "optimiser": "sgd",
+    "momentum": 0.9,
+    "nesterov": False,
+    "weight_decay": 1e-4,
+    "schedule": "poly",
+    "warmup": 0.0,
+    "ema": 0.0,
+    "clip": 1e6,
+    "batch": 24,
+    "patch": (1, 224, 224),
+    "foreground": 0.0,
+    "steps_per_epoch": 92,
+    "epochs": 150,
+    "deep_supervision": False,
+    "augment": Augment(
+        rotate_deg=20,
+        rotate_p=0.25,
+        scale_p=0,
+        flip_axes=(1, 2),
+        quarter_turns=True,
+        noise_p=0,
+        blur_p=0,
+        brightness_p=0,
+        contrast_p=0,
+        low_resolution_p=0,
+        gamma_p=0,
+        gamma_invert_p=0,
+    ),
+}
+
+
 RECIPES: dict[str, Recipe] = {
     "default": Recipe(),
     # T1 MRI of 1 mm, volumes of about 35 x 50 x 35 (MSD task 4). Left and right hippocampi mirror each other: flips along X.
@@ -196,6 +229,12 @@ RECIPES: dict[str, Recipe] = {
             gamma_p=0.3,
         ),
     ),
+    # Chen et al. 2021, arXiv:2102.04306, and its code, which Swin-Unet took over: 150 epochs of 2211 slices in batches of 24.
+    # The original sets lr = base x (1 - step / steps)^0.9, turns by quarters and flips half of the slices, and turns half of the
+    # others by up to 20 degrees; it neither averages weights nor clips gradients.
+    "transunet": Recipe(**SYNAPSE, lr=0.01, loss="squared_dice_ce_50"),
+    # Cao et al. 2021, arXiv:2105.05537: rate and mixture of losses differ.
+    "swin_unet": Recipe(**SYNAPSE, lr=0.05, loss="squared_dice_ce_60"),
 }
 
 

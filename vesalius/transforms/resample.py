@@ -31,20 +31,34 @@ def nearest_index(source: int, target: int) -> np.ndarray:
     return (2 * np.arange(target) + 1) * source // (2 * target)
 
 
-def weights(source: int, target: int, *, order: Literal[0, 1, 3] = 1, average: bool = False) -> Matrix:
+def weights(
+    source: int,
+    target: int,
+    *,
+    order: Literal[0, 1, 3] = 1,
+    average: bool = False,
+    align: Literal["edges", "centres"] = "edges",
+) -> Matrix:
     """W (target, source) so that W @ column resamples an axis; None if nothing is to be done.
 
     Order 0 is nearest, 1 linear, 3 the cubic spline (Unser 1993; tails below 1e-8 dropped). Beyond the outermost
     centres the edge value holds. With `average`, an axis that shrinks takes for each new voxel the mean of the
     linear interpolant over that voxel's own extent: no aliasing, no overshoot, and a ramp stays a ramp.
+    `align` "centres" lets the outermost centres meet instead of the edges, and mirrors beyond them: scipy's `zoom`, which
+    papers that resize slices mean. It has no extents, so `average` does not apply.
     """
     if source == target:
         return None
-    if order == 0:
+    if align == "centres":
+        position = np.arange(target) * ((source - 1) / max(target - 1, 1))
+    elif order == 0:
         return _matrix(nearest_index(source, target)[:, None], np.ones((target, 1)), source)
-    if average and target < source:
+    elif average and target < source:
         return _mean_over_extent(source, target)
-    position = (np.arange(target) + 0.5) * source / target - 0.5
+    else:
+        position = (np.arange(target) + 0.5) * source / target - 0.5
+    if order == 0:
+        return _matrix(np.floor(position + 0.5)[:, None], np.ones((target, 1)), source)
     floor = np.floor(position)
     if order == 1:
         fraction = position - floor
@@ -52,7 +66,8 @@ def weights(source: int, target: int, *, order: Literal[0, 1, 3] = 1, average: b
     taps = floor[:, None] + [-1, 0, 1, 2]
     distance = np.abs(position[:, None] - taps)
     spline = np.where(distance < 1, 2 / 3 - distance**2 * (2 - distance) / 2, np.clip(2 - distance, 0, None) ** 3 / 6)
-    coefficients = spline_filter1d(np.pad(np.eye(source), ((_MARGIN, _MARGIN), (0, 0)), mode="edge"), 3, axis=0, mode="nearest")
+    beyond: Any = "edge" if align == "edges" else "reflect"
+    coefficients = spline_filter1d(np.pad(np.eye(source), ((_MARGIN, _MARGIN), (0, 0)), mode=beyond), 3, axis=0, mode="nearest")
     dense = _matrix(taps + _MARGIN, spline, source + 2 * _MARGIN, np.float64) @ coefficients
     return csr_array(np.where(np.abs(dense) > 1e-8, dense, 0).astype(np.float32))
 

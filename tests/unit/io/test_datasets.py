@@ -59,6 +59,11 @@ def nnunet(root, names=("a", "b"), channels=2, labels=None):
     return root
 
 
+def regions(root, labels, order):
+    described(nnunet(root, labels={"background": 0, **labels}), regions_class_order=order)
+    return root
+
+
 def described(root, **changes):
     file = root / "dataset.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
@@ -141,6 +146,16 @@ def test_nnunet_stacks_its_channels_in_order(tmp_path):
     assert image.channels == ("MR0", "MR1") and image.array[0].max() == 5 and image.array[1].max() == 6
     mask(tmp_path / "labelsTr" / "a.nii.gz", (0, 3))
     assert dataset.load(dataset.cases[0])[1].array.max() == 3
+
+
+def test_nested_regions_of_nnunet_name_what_each_value_stands_for(tmp_path):
+    labels = {"whole tumour": [1, 2, 3], "tumour core": [2, 3], "enhancing": 3, "ignore": 4}
+    dataset = open_dataset(regions(tmp_path, labels, [1, 2, 3]))
+    assert [(label.value, label.name, label.region) for label in dataset.labels] == [
+        (1, "whole tumour without tumour core", "whole tumour"), (2, "tumour core without enhancing", "tumour core"),
+        (3, "enhancing", "enhancing")]  # fmt: skip
+    assert dataset.labels.nested and dataset.labels.ignore == 4
+    assert set(np.unique(dataset.load(dataset.cases[0])[1].array)) <= {0, 1, 2, 3, 4}
 
 
 def test_ten_and_more_channels_keep_their_numbers(tmp_path):
@@ -308,7 +323,12 @@ FLAWS = [
     (lambda root: None, "no such folder"),
     (lambda root: (nnunet(root) / "dataset.json").unlink(), "no dataset.json"),
     (lambda root: (nnunet(root) / "labelsTr" / "b.nii.gz").unlink(), "1 cases have no mask"),
-    (lambda root: nnunet(root, labels={"background": 0, "whole": [1, 2]}), "region"),
+    (lambda root: nnunet(root, labels={"background": 0, "whole": [1, 2], "core": [2]}), "regions_class_order of 2 values"),
+    (lambda root: regions(root, {"core": [2], "whole": [1, 2]}, [1, 2]), "'core' holds [2], where the order"),
+    (lambda root: regions(root, {"left": [1], "right": [2]}, [1, 2]), "only nested regions"),
+    (lambda root: regions(root, {"whole": [1, 2], "core": 1}, [2, 1]), "values rising"),
+    (lambda root: regions(root, {"whole": [], "core": [2]}, [1, 2]), "'whole' has the value []"),
+    (lambda root: regions(root, {"whole": [1, "x"], "core": [2]}, [1, 2]), "no whole number"),
     (lambda root: nnunet(root, labels={"background": 0, "a": 1, "b": 1}), "share a value"),
     (lambda root: pairs(root, values=(0,)), "all masks are empty"),
 ]

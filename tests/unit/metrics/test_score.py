@@ -71,6 +71,17 @@ def test_an_absent_label_scores_by_the_policy():
     assert perfect.metrics["dice"] == perfect.metrics["nsd"] == 1 and perfect.metrics["hd95_mm"] == 0
 
 
+def test_nested_regions_are_scored_whole_under_their_own_names():
+    nested = Labels((Label(1, "whole without core", region="whole"), Label(2, "core", region="core")))
+    ref, pred = np.zeros((6, 20, 20), np.uint8), np.zeros((6, 20, 20), np.uint8)
+    ref[1:5, 2:18, 2:18], pred[1:5, 2:18, 2:18] = 1, 1
+    ref[1:5, 6:14, 6:14], pred[1:5, 6:14, 6:10] = 2, 2  # half of the core is taken for the rest
+    found = score_case(mask(pred), mask(ref), labels=nested)
+    assert set(found) == {"whole", "core"}
+    assert found["whole"].metrics["dice"] == 1 and found["whole"].metrics["hd95_mm"] == 0
+    assert found["core"].metrics["dice"] == pytest.approx(2 / 3)
+
+
 def test_two_wholly_empty_masks_are_scored_too():
     nothing = mask(np.zeros((4, 5, 6), np.uint8))
     assert score_case(nothing, nothing, labels=BOTH)["anterior"].empty == "both" and score_case(nothing, nothing) == {}

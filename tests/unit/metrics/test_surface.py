@@ -36,6 +36,16 @@ def test_hd95_is_the_larger_of_the_two_directions():
     assert distances.assd == pytest.approx(distances.ref_to_pred.sum() / voxels)
 
 
+def test_pooled_hd95_is_the_percentile_of_both_directions_together():
+    pred, ref = np.zeros((2, 1, 40), bool)
+    pred[0, 3:6], ref[0, 3:36] = True, True
+    distances = SurfaceDistances.of(pred, ref)
+    both = np.concatenate([distances.pred_to_ref, distances.ref_to_pred])
+    assert distances.hd95_pooled == pytest.approx(np.percentile(both, 95)) and distances.hd95_pooled < distances.hd95
+    assert math.isnan(SurfaceDistances.of(pred & False, ref & False).hd95_pooled)
+    assert SurfaceDistances.of(pred, ref & False).hd95_pooled == math.inf
+
+
 def test_a_distance_equal_to_the_tolerance_is_within_it():
     pred, ref = cube((1, 30), (0, 3), (1, 4)), cube((1, 30), (0, 10), (1, 11))
     for spacing in (0.1, 0.3, 0.7, 1.1):

@@ -15,6 +15,8 @@ from vesalius.training.losses import (
     focal,
     objects,
     one_hot,
+    squared_dice,
+    squared_dice_ce,
     supervised,
     tversky,
 )
@@ -54,7 +56,7 @@ def test_dice_ce_is_monais(pair, batch):
     assert ours.item() == pytest.approx(theirs.item(), abs=1e-5)
 
 
-@pytest.mark.parametrize("name", ["dice_ce", "dice", "dice_bce", "border_ce", "focal", "tversky"])
+@pytest.mark.parametrize("name", ["dice_ce", "dice", "dice_bce", "squared_dice_ce_60", "border_ce", "focal", "tversky"])
 def test_ignored_voxels_change_neither_loss_nor_gradient(pair, name):
     scores, target = pair
     target = target.clone()
@@ -67,7 +69,23 @@ def test_ignored_voxels_change_neither_loss_nor_gradient(pair, name):
     assert float(LOSSES[name](other, target)) == pytest.approx(float(loss), abs=1e-6)
 
 
-@pytest.mark.parametrize("loss", [dice_ce, focal, tversky])
+def test_squared_dice_is_the_equation_summed_over_the_batch(pair):
+    scores, target = pair
+    p, g = scores.detach().softmax(1), one_hot(target, 3)
+    ratios = [(2 * (p[:, k] * g[:, k]).sum() + 1e-5) / ((p[:, k] ** 2).sum() + (g[:, k] ** 2).sum() + 1e-5) for k in range(3)]
+    found = squared_dice(p, g, kept=torch.ones_like(target, dtype=torch.bool)[:, None])
+    assert float(found) == pytest.approx(1 - float(sum(ratios)) / 3, abs=1e-6)
+
+
+def test_the_squared_mixtures_share_out_cross_entropy_and_dice(pair):
+    scores, target = pair
+    dice, entropy = float(squared_dice_ce(scores, target, dice=1.0)), float(squared_dice_ce(scores, target, dice=0.0))
+    assert entropy == pytest.approx(float(torch.nn.functional.cross_entropy(scores, target)), abs=1e-6)
+    assert float(LOSSES["squared_dice_ce_50"](scores, target)) == pytest.approx(0.5 * entropy + 0.5 * dice, abs=1e-6)
+    assert float(LOSSES["squared_dice_ce_60"](scores, target)) == pytest.approx(0.4 * entropy + 0.6 * dice, abs=1e-6)
+
+
+@pytest.mark.parametrize("loss", [dice_ce, squared_dice_ce, focal, tversky])
 def test_the_right_answer_costs_next_to_nothing(pair, loss):
     _, target = pair
     perfect = 40 * (one_hot(target, 3) - 0.5)

@@ -79,7 +79,10 @@ def both(tmp_path_factory) -> list[dict[str, tuple[torch.Tensor, ...]]]:
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
 
 
-@pytest.mark.parametrize("name", [name for name in LOSSES if name != "tversky"])
+SAMPLE_WISE = ("tversky", "dice")  # their ratios are of one sample
+
+
+@pytest.mark.parametrize("name", [name for name in LOSSES if name not in SAMPLE_WISE])
 def test_a_loss_and_its_gradient_are_those_of_the_whole_batch(both, name):
     loss, gradient = loss_and_gradient(name)
     for found in both:
@@ -87,10 +90,11 @@ def test_a_loss_and_its_gradient_are_those_of_the_whole_batch(both, name):
         assert torch.allclose(found[name][1], gradient, atol=1e-6)
 
 
-def test_a_loss_that_each_sample_has_for_itself_is_averaged(both):
-    loss, gradient = loss_and_gradient("tversky")
-    assert float(sum(found["tversky"][0] for found in both)) / 2 == pytest.approx(float(loss), abs=1e-6)
-    assert torch.allclose(both[0]["tversky"][1], gradient, atol=1e-6)
+@pytest.mark.parametrize("name", SAMPLE_WISE)
+def test_a_loss_that_each_sample_has_for_itself_is_averaged(both, name):
+    loss, gradient = loss_and_gradient(name)
+    assert float(sum(found[name][0] for found in both)) / 2 == pytest.approx(float(loss), abs=1e-6)
+    assert torch.allclose(both[0][name][1], gradient, atol=1e-6)
 
 
 def test_batch_norm_sees_the_whole_batch(both):

@@ -6,6 +6,7 @@ from typing import Annotated
 import numpy as np
 import pytest
 from pydantic import Field, TypeAdapter
+from scipy.ndimage import zoom
 
 from vesalius.core.errors import GeometryError, InputError, VesaliusError
 from vesalius.core.image import Grid, Image, Mask
@@ -67,6 +68,15 @@ def test_every_interpolation_keeps_a_constant_and_mirrors_with_its_input(source,
     np.testing.assert_allclose(matrix.sum(axis=1), 1, atol=1e-6)
     if options != {"order": 0}:  # a tie has to fall to one side
         np.testing.assert_allclose(matrix, matrix[::-1, ::-1], atol=1e-6)
+
+
+@pytest.mark.parametrize(("source", "target"), [(7, 3), (5, 9), (80, 64), (3, 3), (4, 1), (2, 64)])
+@pytest.mark.parametrize("order", [0, 1, 3])
+def test_aligned_centres_are_scipys_zoom(source, target, order):
+    column = np.random.default_rng(0).normal(size=source)
+    matrix = weights(source, target, order=order, align="centres")
+    found = column if matrix is None else matrix @ column
+    np.testing.assert_allclose(found, zoom(column, target / source, order=order), atol=1e-5)
 
 
 def test_cubic_resampling_does_not_leave_the_range_of_the_image():

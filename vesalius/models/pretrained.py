@@ -1,0 +1,278 @@
+"""Encoders that others trained on photographs, put into our models: `load_backbone(model, file)`.
+
+    google         .npz of the vision transformer, alone or behind its ResNet          Dosovitskiy et al. 2021
+    timm_vit       blocks.0.attn.qkv..., the ResNet under patch_embed.backbone
+    hf_vit         encoder.layer.0.attention.attention.query..., of transformers
+    swin           layers.0.blocks.0.attn.qkv...; Microsoft's checkpoints, and timm's
+    hf_swin        encoder.layers.0.blocks.0.attention.self.query..., of transformers
+
+A layout is known by its names. Each is brought to the names of our models, then fitted: positions are resized as TransUNet
+does (linear, outermost tokens held), a Swin encoder is copied a second time, mirrored, into the decoder of Swin-Unet, and a
+kernel for three channels is summed for one where that is the same as repeating the grey image.
+"""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from math import isqrt
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..core.errors import WeightsError, unknown_name
+from .blocks import resize_positions
+from .naming import State
+from .resnet_v2 import unit_name
+from .swin_unet import SwinUnet
+from .swin_unet import rename as swin_name
+from .transunet import TransUNet
+from .weights import KeyReport, load_state, match_keys
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A way of naming tensors: the name that gives it away, and the way to our names."""
+
+    sign: str
+    family: str
+    convert: Callable[[State], State]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a model takes a backbone: of which family, into which of its parts, and how its tensors are made to fit."""
+
+    family: str
+    parts: tuple[str, ...]
+    fit: Callable[..., State]
+
+
+def load_backbone(model: nn.Module, file: str | Path) -> KeyReport:
+    """Fill `model`'s encoder from a pretrained file (.npz, .safetensors, .pth) of any layout named above.
+
+    Returns what was not found in the file (the decoder, usually), what the model has no use for (a classifier's head) and
+    what has another shape; all of those stay as they are. Raises WeightsError for a file that cannot be read or trusted, is
+    of no known layout, or has nothing for this model; UnknownName for a model that takes no backbone.
+    """
+    file = Path(file)
+    place = next((place for kind, place in PLACES.items() if isinstance(model, kind)), None)
+    if place is None:
+        raise unknown_name("model with a backbone", type(model).__name__, [kind.__name__ for kind in PLACES])
+    state = _read_npz(file) if file.suffix == ".npz" else load_state(file)[0]
+    state = {re.sub(r"^(vit|swin)\.", "", name): tensor for name, tensor in state.items()}
+    layout = find_layout(state, file)
+    if layout.family != place.family:
+        raise WeightsError(
+            f"these weights are of a {layout.family}, the model is built on a {place.family}",
+            file=file,
+            fix=f"give those of a {place.family}",
+        )
+    state = place.fit(model, layout.convert(state))
+    apart = "of the file: "  # their head is not our head, whatever its name
+    state = {name if name.split(".")[0] in place.parts else apart + name: tensor for name, tensor in state.items()}
+    report = match_keys(model, state)
+    wanted, bad = model.state_dict(), {name for name, *_ in report.misshapen}
+    good = {name: tensor for name, tensor in state.items() if name in wanted and name not in bad}
+    if not good:
+        raise WeightsError(f"nothing in this file fits: {report}", file=file, fix="build the model with the sizes of the file")
+    model.load_state_dict(good, strict=False)
+    return replace(report, unused=tuple(name.removeprefix(apart) for name in report.unused))
+
+
+def find_layout(state: State, file: Path) -> Layout:
+    """The layout whose sign is among the names; raises WeightsError."""
+    for layout in LAYOUTS.values():
+        if layout.sign in state:
+            return layout
+    raise WeightsError("this is no backbone of a layout we know", file=file, fix=f"give one of {', '.join(LAYOUTS)}")
+
+
+def _read_npz(file: Path) -> State:
+    if not file.is_file():
+        raise WeightsError("there is no such weights file", file=file, fix="check the path")
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            return {name: torch.from_numpy(arrays[name].astype(np.float32)) for name in arrays.files}
+    except (OSError, ValueError, TypeError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        raise WeightsError("this is no whole .npz of plain numbers", file=file, fix="fetch or copy it again") from error
+
+
+# Layouts. A rule is a pattern for a whole name, and what it becomes. The ResNet's units are not always counted from 0: apart.
+
+Rules = tuple[tuple[str, str], ...]
+
+_BLOCK, _HEADS = r"Transformer/encoderblock_(\d+)/", "MultiHeadDotProductAttention_1/"
+GOOGLE: Rules = (
+    (_BLOCK + r"LayerNorm_0/(\w+)", r"vit.layers.\1.norm1.\2"),
+    (_BLOCK + r"LayerNorm_2/(\w+)", r"vit.layers.\1.norm2.\2"),
+    (_BLOCK + _HEADS + r"(query|key|value)/(\w+)", r"vit.layers.\1.attention.\2.\3"),
+    (_BLOCK + _HEADS + r"out/(\w+)", r"vit.layers.\1.attention.proj.\2"),
+    (_BLOCK + r"MlpBlock_3/Dense_(\d)/(\w+)", r"vit.layers.\1.mlp.layers.\2.\3"),
+    (r"Transformer/encoder_norm/(\w+)", r"vit.norm.\1"),
+    (r"Transformer/posembed_input/pos_embedding", "vit.positions"),
+    (r"embedding/(\w+)", r"vit.embed.conv.\1"),
+    (r"conv_root/(\w+)", r"resnet.root.conv.\1"),
+    (r"gn_root/(\w+)", r"resnet.root.norm.\1"),
+)
+_STEM = r"patch_embed\.backbone\.stem\."
+TIMM_VIT: Rules = (
+    (r"blocks\.(\d+)\.(norm[12])\.(\w+)", r"vit.layers.\1.\2.\3"),
+    (r"blocks\.(\d+)\.attn\.(qkv|proj)\.(\w+)", r"vit.layers.\1.attention.\2.\3"),
+    (r"blocks\.(\d+)\.mlp\.fc1\.(\w+)", r"vit.layers.\1.mlp.layers.0.\2"),
+    (r"blocks\.(\d+)\.mlp\.fc2\.(\w+)", r"vit.layers.\1.mlp.layers.1.\2"),
+    (r"norm\.(\w+)", r"vit.norm.\1"),
+    (r"pos_embed", "vit.positions"),
+    (r"patch_embed\.proj\.(\w+)", r"vit.embed.conv.\1"),
+    (_STEM + r"(conv|norm)\.(\w+)", r"resnet.root.\1.\2"),
+)
+_LAYER = r"encoder\.layer\.(\d+)\."
+HF_VIT: Rules = (
+    (_LAYER + r"layernorm_before\.(\w+)", r"vit.layers.\1.norm1.\2"),
+    (_LAYER + r"layernorm_after\.(\w+)", r"vit.layers.\1.norm2.\2"),
+    (_LAYER + r"attention\.attention\.(query|key|value)\.(\w+)", r"vit.layers.\1.attention.\2.\3"),
+    (_LAYER + r"attention\.output\.dense\.(\w+)", r"vit.layers.\1.attention.proj.\2"),
+    (_LAYER + r"intermediate\.dense\.(\w+)", r"vit.layers.\1.mlp.layers.0.\2"),
+    (_LAYER + r"output\.dense\.(\w+)", r"vit.layers.\1.mlp.layers.1.\2"),
+    (r"layernorm\.(\w+)", r"vit.norm.\1"),
+    (r"embeddings\.position_embeddings", "vit.positions"),
+    (r"embeddings\.patch_embeddings\.projection\.(\w+)", r"vit.embed.conv.\1"),
+)
+_STAGE = r"encoder\.layers\.(\d+)\.blocks\.(\d+)\."
+HF_SWIN: Rules = (  # to the names of Microsoft's own files
+    (_STAGE + r"layernorm_before\.(\w+)", r"layers.\1.blocks.\2.norm1.\3"),
+    (_STAGE + r"layernorm_after\.(\w+)", r"layers.\1.blocks.\2.norm2.\3"),
+    (_STAGE + r"attention\.self\.(query|key|value)\.(\w+)", r"layers.\1.blocks.\2.attn.\3.\4"),
+    (_STAGE + r"attention\.self\.(relative_position_bias_table)", r"layers.\1.blocks.\2.attn.\3"),
+    (_STAGE + r"attention\.output\.dense\.(\w+)", r"layers.\1.blocks.\2.attn.proj.\3"),
+    (_STAGE + r"intermediate\.dense\.(\w+)", r"layers.\1.blocks.\2.mlp.fc1.\3"),
+    (_STAGE + r"output\.dense\.(\w+)", r"layers.\1.blocks.\2.mlp.fc2.\3"),
+    (r"encoder\.layers\.(\d+)\.downsample\.(norm|reduction)\.(\w+)", r"layers.\1.downsample.\2.\3"),
+    (r"embeddings\.patch_embeddings\.projection\.(\w+)", r"patch_embed.proj.\1"),
+    (r"embeddings\.norm\.(\w+)", r"patch_embed.norm.\1"),
+    (r"layernorm\.(\w+)", r"norm.\1"),
+)
+
+
+def by_rules(name: str, rules: Rules) -> str:
+    """What the first rule that fits makes of `name`; `name` itself where none does."""
+    return next((found.expand(new) for pattern, new in rules if (found := re.fullmatch(pattern, name))), name)
+
+
+def joined(state: State) -> State:
+    """Three tensors .query., .key. and .value. become one, .qkv., in this order."""
+    state = dict(state)
+    for name in [n for n in state if ".query." in n]:
+        parts = [name.replace(".query.", f".{part}.") for part in ("query", "key", "value")]
+        if all(part in state for part in parts):
+            state[name.replace(".query.", ".qkv.")] = torch.cat([state.pop(part) for part in parts])
+    return state
+
+
+def from_google(state: State) -> State:
+    """Kernels are (height, width, in, out) or (in, out), attention's (D, heads, d) and (heads, d, D), norms' (1, 1, 1, C)."""
+    ours = State()
+    for name, tensor in state.items():
+        kind = name.rsplit("/", 1)[-1]
+        if kind == "kernel" and tensor.ndim == 4:
+            tensor = tensor.permute(3, 2, 0, 1)
+        elif kind == "kernel":
+            tensor = (tensor.flatten(0, -2) if name.endswith("out/kernel") else tensor.flatten(1)).T
+        elif kind in ("scale", "bias"):
+            tensor = tensor.flatten()
+        new = by_rules(name, GOOGLE)
+        if found := re.fullmatch(r"block(\d)/unit(\d+)/(conv|gn)(\d|_proj)/(\w+)", name):
+            new = unit_name(int(found[1]) - 1, int(found[2]) - 1, found[3], found[4], found[5])
+        ours[re.sub(r"\.(kernel|scale)$", ".weight", new)] = tensor
+    return joined(ours)
+
+
+def from_timm_vit(state: State) -> State:
+    """timm's ViT; of its hybrid the ResNet too."""
+    ours = State()
+    for name, tensor in state.items():
+        new = by_rules(name, TIMM_VIT)
+        unit = r"patch_embed\.backbone\.stages\.(\d)\.blocks\.(\d+)\."
+        if found := re.fullmatch(unit + r"(?:(conv|norm)(\d)|downsample\.(conv|norm))\.(\w+)", name):
+            new = unit_name(int(found[1]), int(found[2]), found[3] or found[5], found[4] or "_proj", found[6])
+        ours[new] = tensor
+    return ours
+
+
+def from_hf_vit(state: State) -> State:
+    """transformers' ViT."""
+    return joined({by_rules(name, HF_VIT): tensor for name, tensor in state.items()})
+
+
+def from_swin(state: State) -> State:
+    """Microsoft's Swin, and timm's: since 0.9 timm counts a merge to the stage behind it."""
+    late = not any(name.startswith("layers.0.downsample.") for name in state)
+    stage = re.compile(r"layers\.(\d+)\.downsample\.")
+    earlier = {n: stage.sub(lambda found: f"layers.{int(found[1]) - 1}.downsample.", n) if late else n for n in state}
+    return {swin_name(earlier[name], 0) or name: tensor for name, tensor in state.items()}
+
+
+def from_hf_swin(state: State) -> State:
+    """transformers' Swin."""
+    return from_swin(joined({by_rules(name, HF_SWIN): tensor for name, tensor in state.items()}))
+
+
+LAYOUTS: dict[str, Layout] = {
+    "google": Layout("Transformer/encoder_norm/scale", "ViT", from_google),
+    "timm_vit": Layout("blocks.0.attn.qkv.weight", "ViT", from_timm_vit),
+    "hf_vit": Layout("encoder.layer.0.attention.attention.query.weight", "ViT", from_hf_vit),
+    "swin": Layout("layers.0.blocks.0.attn.qkv.weight", "Swin", from_swin),
+    "hf_swin": Layout("encoder.layers.0.blocks.0.attention.self.query.weight", "Swin", from_hf_swin),
+}
+
+
+# Models
+
+
+def into_transunet(model: TransUNet, state: State) -> State:
+    """Positions on the model's grid; three channels for one."""
+    state = dict(state)
+    if "vit.positions" in state:
+        state["vit.positions"] = on_grid(state["vit.positions"], model.config.grid)
+    return for_grey(state, "vit.embed.conv.weight", model.in_channels)
+
+
+def into_swin_unet(model: SwinUnet, state: State) -> State:
+    """The encoder's blocks in the decoder too, where it has such; three channels for one."""
+    wanted = model.state_dict()
+    mirrored = {re.sub("^encoder", "decoder", n): t for n, t in state.items() if n.startswith("encoder.")}
+    return for_grey(state | {n: t for n, t in mirrored.items() if n in wanted}, "embed.conv.weight", model.in_channels)
+
+
+def on_grid(positions: Tensor, grid: tuple[int, int]) -> Tensor:
+    """(1, N, D), of a square image, perhaps with a class token in front -> (1, H, W, D), `grid` = (H, W).
+
+    Linear between the outermost tokens, which stay where they are. Where N is no square number it comes back as it is.
+    """
+    count = positions.shape[1]
+    if count == grid[0] * grid[1]:
+        return positions.unflatten(1, grid)
+    positions = positions[:, 1:] if isqrt(count - 1) ** 2 == count - 1 or count == grid[0] * grid[1] + 1 else positions
+    if positions.shape[1] == grid[0] * grid[1]:
+        return positions.unflatten(1, grid)
+    side = isqrt(positions.shape[1])
+    if side * side != positions.shape[1]:
+        return positions
+    return resize_positions(positions.unflatten(1, (side, side)), grid, "bilinear", align_corners=True)
+
+
+def for_grey(state: State, name: str, in_channels: int) -> State:
+    """The kernel `name` summed over colours where the model takes one channel: what repeating a grey image comes to."""
+    if in_channels == 1 and name in state and state[name].shape[1] == 3:
+        return {**state, name: state[name].sum(1, keepdim=True)}
+    return state
+
+
+PLACES: dict[type[nn.Module], Place] = {
+    TransUNet: Place("ViT", ("resnet", "vit"), into_transunet),
+    SwinUnet: Place("Swin", ("embed", "embed_norm", "encoder", "merge", "norm", "decoder"), into_swin_unet),
+}
