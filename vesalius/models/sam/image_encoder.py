@@ -50,13 +50,12 @@ class ViTConfig:
 
 
 class ImageEncoder(nn.Module):
-    """Patches, blocks, neck. With `early`, the map after the first global block follows the features along the channels."""
+    """Patches, blocks, neck."""
 
-    def __init__(self, config: ViTConfig, early: bool = False):
+    def __init__(self, config: ViTConfig):
         super().__init__()
         grid = config.image_size // config.patch
         self.config, self.stride = config, config.patch
-        self.early = min(config.global_blocks) if early else None
         self.patches = PatchEmbed(3, config.width, config.patch)
         self.positions = nn.Parameter(torch.zeros(1, grid, grid, config.width))
         self.blocks = nn.ModuleList(
@@ -68,12 +67,9 @@ class ImageEncoder(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         x = self.patches(image).movedim(1, -1)  # (B, h, w, D)
         x = x + resize_positions(self.positions, (x.shape[1], x.shape[2]))
-        early = x
-        for i, block in enumerate(self.blocks):
+        for block in self.blocks:
             x = block(x)
-            early = x if i == self.early else early
-        features = self.neck(x.movedim(-1, 1))
-        return features if self.early is None else torch.cat((features, early.movedim(-1, 1)), 1)
+        return self.neck(x.movedim(-1, 1))
 
 
 def neck(width: int, channels: int) -> nn.Sequential:
