@@ -15,6 +15,7 @@ from vesalius.training.losses import LOSSES, find_loss
 CASES = [
     pytest.param(name, entry, config, id=f"{name}-{i}")
     for name, entry in CATALOG.items()
+    if entry.kind == "segmenter"  # promptable models: test_prompt_models.py
     for i, config in enumerate(entry.tiny)
 ]
 every_model = pytest.mark.parametrize(("name", "entry", "config"), CASES)

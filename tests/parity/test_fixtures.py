@@ -66,3 +66,12 @@ def test_masks_are_compared_by_overlap() -> None:
     almost = mask.copy()
     almost[0, 0] = False
     assert check.difference(mask, mask)[1] and not check.difference(almost, mask)[1]
+
+
+def test_where_rounding_is_amplified_the_root_mean_square_still_decides() -> None:
+    theirs, ours = np.zeros((100, 100), np.float32), np.zeros((100, 100), np.float32)
+    ours[3, 4] = 5e-4
+    assert not check.difference(ours, theirs)[1] and check.difference(ours, theirs, "amplified")[1]
+    assert not check.difference(ours + 2e-4, theirs, "amplified")[1]  # everywhere a little wrong
+    ours[3, 4] = 2e-3
+    assert not check.difference(ours, theirs, "amplified")[1]

@@ -78,10 +78,11 @@ def conv(
     stride: tuple[int, ...] | None = None,
     bias: bool = True,
     valid: bool = False,
+    groups: int = 1,
 ) -> nn.Module:
     """A convolution in len(kernel) dimensions; odd kernels are padded to keep the size unless `valid`."""
     padding = (0,) * len(kernel) if valid else tuple(k // 2 for k in kernel)
-    return CONV[len(kernel)](inputs, outputs, kernel, stride or (1,) * len(kernel), padding, bias=bias)
+    return CONV[len(kernel)](inputs, outputs, kernel, stride or (1,) * len(kernel), padding, bias=bias, groups=groups)
 
 
 class ConvUnit(nn.Module):
@@ -99,9 +100,10 @@ class ConvUnit(nn.Module):
         bias: bool = True,
         valid: bool = False,
         dropout: float = 0.0,
+        groups: int = 1,
     ):
         super().__init__()
-        self.conv = conv(inputs, outputs, kernel, stride=stride, bias=bias, valid=valid)
+        self.conv = conv(inputs, outputs, kernel, stride=stride, bias=bias, valid=valid, groups=groups)
         self.dropout = (nn.Dropout2d, nn.Dropout3d)[len(kernel) - 2](dropout) if dropout else nn.Identity()
         self.norm = norm(norm_kind, outputs, len(kernel))
         self.act = activation(act) if act else nn.Identity()
@@ -246,8 +248,10 @@ class MLP(nn.Module):
 def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, bias: Tensor | None = None) -> Tensor:
     """softmax(q k^T / sqrt(d) + bias) v in `heads` heads (Vaswani et al. 2017, eq. 1): (B, N, D), (B, M, D) x 2 -> (B, N, D).
 
-    `bias` (B or 1, heads or 1, N, M) is added to the scores.
+    `bias` (B or 1, heads or 1, N, M) is added to the scores. Queries, or keys and values, of batch 1 serve the whole batch.
     """
+    if len(q) != len(k):
+        q, k, v = (x.expand(max(len(q), len(k)), -1, -1) for x in (q, k, v))
     q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))  # (B, heads, N, d)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias).transpose(1, 2).flatten(2)
 

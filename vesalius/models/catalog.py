@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import pydantic
 import torch
@@ -15,8 +15,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from ..core.errors import InputError, unknown_name
 from . import attention_unet, layouts, swin_unet, transunet, unetpp_layouts, vit_layouts
 from .attention_unet import AttentionUNet, AttentionUNetConfig, derive_attention_unet
-from .naming import Convert
+from .naming import Convert, State
 from .needs import Derive, Needs, check_dims
+from .sam import official as sam_official
+from .sam.image_encoder import ViTConfig as SAMViTConfig
+from .sam.sam import SAM, SAMConfig
+from .sam.tiny_encoder import TinyEncoder, TinyViTConfig
 from .segvit import HeadConfig, SegViT, SegViTConfig, SegViTv2Config, derive_segvit, derive_segvit_v2
 from .swin_unet import SwinUnet, SwinUnetConfig, derive_swin_unet
 from .transunet import TransUNet, TransUNetConfig, derive_transunet
@@ -29,10 +33,12 @@ from .vit_backbone import ViTConfig
 class Entry:
     """One model.
 
+    kind      "segmenter": image to class logits; "prompts": a PromptSegmenter; "encoder": a part, for its weights alone
     tiny      the configurations of the contract tests
     loss      name of its loss, as training/losses.py lists it
     recipe    name of its default recipe, as training/recipe.py lists it
     official  from the config of a reference file to our config and the conversion of its state dict
+    infer     from an official state dict to the config that `official` takes, where the shapes say it
     derive    from the Needs of a run to fields of the config; None: only in_channels, classes and dims follow from the data
     unused    parameters that the original carries and never uses
     """
@@ -49,7 +55,9 @@ class Entry:
     weights: str
     official: Callable[[dict[str, Any]], tuple[Any, Convert]] | None = None
     derive: Derive | None = None
+    infer: Callable[[State], dict[str, Any]] | None = None
     unused: tuple[str, ...] = field(default=())
+    kind: Literal["segmenter", "prompts", "encoder"] = "segmenter"
 
 
 CATALOG: dict[str, Entry] = {
@@ -68,6 +76,7 @@ CATALOG: dict[str, Entry] = {
         recipe="default",
         weights="layouts milesial (GPL-3), nested (MIT), nnunet (Apache-2.0) are read by weights.from_official",
         official=layouts.official,
+        infer=layouts.infer,
         derive=derive_unet,
     ),
     "unetpp": Entry(
@@ -181,6 +190,50 @@ CATALOG: dict[str, Entry] = {
         recipe="segvit",
         weights="none are public; BEiT v2 (MIT) of Microsoft, timm, transformers by load_backbone",
         derive=derive_segvit_v2,
+    ),
+    "sam": Entry(
+        builder=SAM,
+        config=SAMConfig,
+        paper="Kirillov et al. 2023, arXiv:2304.02643; MobileSAM: arXiv:2306.14289; MedSAM: 10.1038/s41467-024-44824-z",
+        licence="Apache-2.0 (our code)",
+        description="Segment Anything: points, boxes and masks to masks; encoders ViT-B, L, H and TinyViT",
+        dims=(2,),
+        tiny=(
+            SAMConfig(
+                SAMViTConfig(64, 8, width=24, depth=3, heads=2, global_blocks=(1,), window=3, channels=16),
+                mask_channels=8,
+                decoder_heads=2,
+                decoder_mlp=24,
+                iou_width=12,
+                text=10,
+            ),
+            SAMConfig(
+                TinyViTConfig(64, (8, 12, 16, 320), (1, 1, 2, 1), (1, 2, 2, 5), (7, 3, 2, 3), channels=16),
+                mask_channels=8,
+                decoder_heads=2,
+                decoder_mlp=24,
+                iou_width=12,
+            ),
+        ),
+        loss="none yet",
+        recipe="none yet",
+        weights="`vesalius models download`: sam_vit_b, sam_vit_l, sam_vit_h, mobile_sam, medsam (Apache-2.0)",
+        official=sam_official.official,
+        kind="prompts",
+    ),
+    "tiny_vit": Entry(
+        builder=TinyEncoder,
+        config=TinyViTConfig,
+        paper="Wu et al. 2022, arXiv:2207.10666; Zhang et al. 2023, arXiv:2306.14289",
+        licence="Apache-2.0 (our code)",
+        description="the image encoder of MobileSAM alone",
+        dims=(2,),
+        tiny=(TinyViTConfig(64, (8, 12, 16, 320), (1, 1, 2, 1), (1, 2, 2, 5), (7, 3, 2, 3), channels=16),),
+        loss="none",
+        recipe="none",
+        weights="part of mobile_sam",
+        official=sam_official.official_tiny,
+        kind="encoder",
     ),
 }
 

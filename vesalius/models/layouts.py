@@ -10,8 +10,8 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from ..core.errors import unknown_name
-from .naming import Convert, Rename, renamed
+from ..core.errors import WeightsError, unknown_name
+from .naming import Convert, Rename, State, renamed
 from .unet import Axes, UNetConfig
 
 
@@ -128,6 +128,38 @@ def official(config: dict[str, Any]) -> tuple[UNetConfig, Convert]:
         given.setdefault("deep_supervision", "always")  # the original answers with all its heads
     ours = preset(**given)
     return ours, renamed(rename(len(ours.widths) - 1))
+
+
+def infer(state: State) -> dict[str, Any]:
+    """The layout and the sizes of an official U-Net, read off its tensors, as `official` takes them.
+
+    Raises WeightsError where the names belong to no layout that we know.
+    """
+    if "inc.double_conv.0.weight" in state:
+        first = state["inc.double_conv.0.weight"]
+        downs = [len(w) for i in range(1, 10) if (w := state.get(f"down{i}.maxpool_conv.1.double_conv.0.weight")) is not None]
+        linear = "up1.up.weight" not in state
+        widths = (len(first), *downs[:-1], downs[-1] * (2 if linear else 1))
+        sizes: dict[str, Any] = {"widths": widths, "upsampling": "bilinear" if linear else "transpose"}
+        return {"layout": "milesial", "in_channels": first.shape[1], "classes": len(state["outc.conv.weight"]), **sizes}
+    if "conv0_0.conv1.weight" in state and "conv0_1.conv1.weight" not in state:  # with conv0_1 it is a U-Net++
+        firsts = [w for i in range(10) if (w := state.get(f"conv{i}_0.conv1.weight")) is not None]
+        sizes = {"in_channels": firsts[0].shape[1], "classes": len(state["final.weight"])}
+        return {"layout": "nested", "widths": tuple(len(w) for w in firsts), **sizes}
+    if "conv_blocks_context.0.blocks.0.conv.weight" in state:
+        first = state["conv_blocks_context.0.blocks.0.conv.weight"]
+        # The deepest first; the kernel of an up-sampling is that of its pool.
+        ups = [w for i in range(10) if (w := state.get(f"tu.{i}.weight")) is not None]
+        return {
+            "layout": "nnunet",
+            "in_channels": first.shape[1],
+            "classes": len(state["seg_outputs.0.weight"]),
+            "base": len(first),
+            "pools": tuple(tuple(w.shape[2:]) for w in reversed(ups)),
+            "first_kernel": tuple(first.shape[2:]),
+            "max_features": max(w.shape[0] for w in ups),
+        }
+    raise WeightsError("these are the tensor names of no U-Net that we know", fix=f"known layouts: {', '.join(LAYOUTS)}")
 
 
 def _milesial_names(levels: int) -> Rename:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ..core.atomic import atomic
 from ..core.errors import WeightsError
 from . import catalog
+from .naming import Convert
 
 log = logging.getLogger(__name__)
 
@@ -87,8 +88,8 @@ def load_into(model: nn.Module, state: dict[str, Tensor], *, file: str | Path | 
 def match_keys(model: nn.Module, state: dict[str, Tensor]) -> KeyReport:
     """Compare names and shapes of a state dict, in our names, with a module; IGNORED names do not count."""
     have, want = state, model.state_dict()
-    missing = tuple(k for k in want if k not in have and not _ignored(k))
-    unused = tuple(k for k in have if k not in want and not _ignored(k))
+    missing = tuple(k for k in want if k not in have and not is_ignored(k))
+    unused = tuple(k for k in have if k not in want and not is_ignored(k))
     shapes = tuple((k, tuple(have[k].shape), tuple(want[k].shape)) for k in have if k in want and have[k].shape != want[k].shape)
     return KeyReport(missing, unused, shapes)
 
@@ -103,19 +104,24 @@ def from_official(model: str, state: dict[str, Any], config: dict[str, Any], *, 
     if found.official is None:
         raise WeightsError(f"there are no official weights for '{model}'", fix="use load_state for our own files")
     ours, convert = found.official(config)
-    module = found.builder(ours)
-    converted = convert({k: v for k, v in state.items() if not _ignored(k)})
-    report = match_keys(module, converted)
+    return converted(found.builder(ours), state, convert, strict=strict)
+
+
+def converted(module: nn.Module, state: dict[str, Any], convert: Convert, *, strict: bool = True) -> nn.Module:
+    """The module, in eval mode, with an official state dict after its conversion; errors as in `from_official`."""
+    ours = convert({k: v for k, v in state.items() if not is_ignored(k)})
+    report = match_keys(module, ours)
     if not report.fits and strict:
         raise WeightsError(f"the official weights do not fit: {report}", fix="check the config against the file")
     if not report.fits:
         log.warning("official weights: %s", report)
     bad = {name for name, *_ in report.misshapen}
-    module.load_state_dict({k: v for k, v in converted.items() if k not in bad}, strict=False)
+    module.load_state_dict({k: v for k, v in ours.items() if k not in bad}, strict=False)
     return module.eval()
 
 
-def _ignored(name: str) -> bool:
+def is_ignored(name: str) -> bool:
+    """Whether official files carry this tensor and we derive or do not need it."""
     return name.rsplit(".", 1)[-1] in IGNORED
 
 
@@ -163,7 +169,7 @@ def _read_pickle(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     if not isinstance(content, dict):
         raise WeightsError("this checkpoint holds no state dict", file=path, fix="save model.state_dict()")
     state = {k: v for k, v in content.items() if isinstance(v, Tensor)}
-    if odd := [k for k in content if k not in state and not _ignored(str(k))]:
+    if odd := [k for k in content if k not in state and not is_ignored(str(k))]:
         more = _few(tuple(map(str, odd)))
         raise WeightsError(f"this checkpoint holds more than tensors: {more}", file=path, fix="save model.state_dict() alone")
     return state, {}

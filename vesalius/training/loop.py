@@ -147,6 +147,8 @@ def read_or_derive(dataset: Path, options: TrainOptions, say: Say) -> tuple[Plan
     if options.task is not None and options.task not in TASKS:
         raise unknown_name("task", options.task, TASKS)
     like = TASKS[options.task] if options.task else None
+    if entry(options.model).kind != "segmenter":
+        raise InputError(f"'{options.model}' cannot be trained yet", fix="train a model that gives class logits, such as unet")
     chosen = options.recipe or (like.name if like else entry(options.model).recipe)
     recipe = adjust(chosen if isinstance(chosen, Recipe) else read_recipe(chosen), options)
     instances = options.instances or (like is not None and like.instances)
