@@ -44,7 +44,7 @@ def found_in(case: Case) -> str:
     if case.error:
         return case.error
     if case.objects is not None:
-        return f"{case.objects} objects"
+        return f"{case.objects} object{'' if case.objects == 1 else 's'}"
     return ", ".join(f"{amount.label} {amount.size:,.4g} {amount.unit}" for amount in case.amounts)
 
 
