@@ -45,7 +45,8 @@ def found_in(case: Case) -> str:
         return case.error
     if case.objects is not None:
         return f"{case.objects} object{'' if case.objects == 1 else 's'}"
-    return ", ".join(f"{amount.label} {amount.size:,.4g} {amount.unit}" for amount in case.amounts)
+    sizes = (f"{amount.size:,.0f}" if amount.size >= 1000 else f"{amount.size:.4g}" for amount in case.amounts)
+    return ", ".join(f"{amount.label} {size} {amount.unit}" for amount, size in zip(case.amounts, sizes, strict=True))
 
 
 def show_trained(screen: Terminal, runs: list[RunSummary], out: Path) -> None:

@@ -149,6 +149,7 @@ def segment(
     predictor = load(options.task or options.model, weights=options.weights, device=options.device, precision=options.precision)
     inputs = find_inputs(input, channels=len(predictor.task.channels))
     outputs = Outputs.of(out, inputs, options.format)
+    known = outputs.folder.exists()
     outputs.prepare()
     run = _Run(predictor, options, outputs, len(inputs), progress)
     alone = not Path(input).is_dir() or inputs == [Path(input)]
@@ -158,6 +159,8 @@ def segment(
             cases.append(run.case(path, index))
         except Exception as error:
             if alone:
+                if not known:
+                    outputs.vacate()
                 raise
             cases.append(Case(case_name(path), "failed", error=_in_words(error)))
     summary = run.summary(cases)
