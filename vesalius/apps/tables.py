@@ -45,8 +45,7 @@ def found_in(case: Case) -> str:
         return case.error
     if case.objects is not None:
         return f"{case.objects} object{'' if case.objects == 1 else 's'}"
-    sizes = (f"{amount.size:,.0f}" if amount.size >= 1000 else f"{amount.size:.4g}" for amount in case.amounts)
-    return ", ".join(f"{amount.label} {size} {amount.unit}" for amount, size in zip(case.amounts, sizes, strict=True))
+    return ", ".join(map(str, case.amounts))
 
 
 def show_trained(screen: Terminal, runs: list[RunSummary], out: Path) -> None:
