@@ -97,7 +97,7 @@ def test_segment_refuses(kind, run, tmp_path, picture_weights, volume_weights):
     weights = picture_weights if model == "picture" else volume_weights
     bad = make(tmp_path / name)
     assert refused(run("segment", bad, "-o", tmp_path / "out", "--model", "unet", "--weights", weights), *words)
-    assert files_in(tmp_path / "out") == []
+    assert not (tmp_path / "out").exists()  # an empty folder would look like a result
 
 
 @pytest.mark.parametrize("kind", ["truncated PNG", "zero-byte PNG", "1-pixel picture", "five channels for an RGB model"])
@@ -144,6 +144,13 @@ def test_segment_refuses_what_it_cannot_know(words, said, run, tmp_path, picture
     words = [picture_weights if word == "WEIGHTS" else word for word in words]
     assert refused(run("segment", image, "-o", tmp_path / "out", *words), *said)
     assert files_in(tmp_path / "out") == []
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="there is no place here in which no folder can be made")
+def test_an_output_that_cannot_be_made_is_refused(run, tmp_path, picture_weights):
+    image, words = picture(tmp_path / "case.png"), ["--model", "unet", "--weights", picture_weights]
+    assert refused(run("segment", image, "-o", "/proc/masks", *words), "/proc/masks", "cannot be made")
+    assert refused(run("segment", image, "-o", tmp_path / ("x" * 300), *words), "cannot be made")
 
 
 def test_weights_that_were_cut_short_are_refused(run, tmp_path, picture_weights):
@@ -302,6 +309,11 @@ def test_evaluate_refuses_a_case_that_has_two_predictions(run, tmp_path):
     mask_volume(tmp_path / "pred" / "case.nii")
     mask_volume(tmp_path / "ref" / "case.nii.gz")
     assert refused(run("evaluate", tmp_path / "pred", tmp_path / "ref", "-o", tmp_path / "out"), "case")
+
+
+def test_evaluate_says_that_many_values_look_like_objects(run, tmp_path):
+    ref = volume(tmp_path / "ref.nii.gz", dtype=np.uint8, values=np.arange(20 * 18 * 16).reshape(20, 18, 16) % 60)
+    assert "--instances" in run("evaluate", ref, ref).stdout
 
 
 def test_evaluate_refuses_truncated_masks(run, tmp_path):

@@ -93,6 +93,19 @@ def test_what_was_made_with_other_options_is_not_replaced_unless_allowed(picture
         segment(case, out, overlap=0.25, **given)
 
 
+@pytest.mark.parametrize("suffix", [".png", ".nii.gz"])
+def test_pictures_asked_for_later_are_drawn_without_segmenting_again(suffix, picture_weights, volume_weights, tmp_path):
+    flat = suffix == ".png"
+    case = picture(tmp_path / "case.png") if flat else volume(tmp_path / "case.nii.gz")
+    given = {"model": "unet", "weights": picture_weights if flat else volume_weights, "device": "cpu"}
+    assert segment(case, tmp_path / "out", report=False, **given).cases[0].overlay is None
+    (again,) = segment(case, tmp_path / "out", overlays=True, **given).cases
+    assert again.state == "skipped" and again.overlay.is_file()
+    assert "data:image/png" in (tmp_path / "out" / "report.html").read_text()
+    at_once = segment(case, tmp_path / "at_once", overlays=True, **given).cases[0].overlay
+    assert again.overlay.read_bytes() == at_once.read_bytes()
+
+
 def test_a_mask_that_somebody_else_made_is_never_replaced_silently(picture_weights, tmp_path):
     case = picture(tmp_path / "case.png")
     theirs = picture(tmp_path / "out" / "case.png", seed=9).read_bytes()

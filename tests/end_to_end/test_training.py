@@ -326,6 +326,13 @@ def test_folds_share_no_case_and_are_averaged_in_use(tmp_path):
     assert len(load(tmp_path / "run", device="cpu").models) == 2
 
 
+def test_a_run_shorter_than_an_epoch_tells_its_loss(tmp_path):
+    data, chosen = pictures(tmp_path / "data"), options(tmp_path, [1, 16, 16], steps_per_epoch="50")
+    train(data, tmp_path / "run", replace(chosen, steps=3), say=lambda _: None)
+    (line,) = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert line["final"] and line["step"] == 3 and 0 < line["loss"] < 20
+
+
 def test_minutes_end_the_run_and_its_schedule(tmp_path):
     data = pictures(tmp_path / "data")
     (summary,) = train(data, tmp_path / "run", options(tmp_path, [1, 16, 16], minutes=0.05), say=lambda _: None)

@@ -44,8 +44,8 @@ def found_in(case: Case) -> str:
     if case.error:
         return case.error
     if case.objects is not None:
-        return f"{case.objects} objects"
-    return ", ".join(f"{amount.label} {amount.size:,.4g} {amount.unit}" for amount in case.amounts)
+        return f"{case.objects} object{'' if case.objects == 1 else 's'}"
+    return ", ".join(map(str, case.amounts))
 
 
 def show_trained(screen: Terminal, runs: list[RunSummary], out: Path) -> None:

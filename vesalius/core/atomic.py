@@ -45,6 +45,8 @@ def output_error(error: OSError, path: Path) -> Exception:
         return OutputError("the disk is full; nothing was written", file=path, fix="free some space or choose another folder")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return OutputError("this place may not be written", file=path, fix="choose another output folder")
+    if error.errno in (errno.ENOENT, errno.ENAMETOOLONG, errno.EINVAL):
+        return OutputError("such a place cannot be made", file=path, fix="choose another output folder")
     if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
         problem = "a file stands where a folder is needed, or the other way round"
         return OutputError(problem, file=path, fix="choose another output")

@@ -31,6 +31,7 @@ from .layouts import VALIDATION_FOLDERS, Case, Found, find_layout
 
 Split = Literal["train", "validation"]
 MANY_LABELS = 50  # more distinct values than this look like objects, not classes
+MANY_OBJECTS = 8  # numbered 1..n in each mask, so many look like objects as well
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,9 @@ class Dataset:
         if len(image.array) != count:
             told = f"{len(image.array)} channels where the dataset has {count} ({', '.join(self.channels)})"
             raise ChannelError(told, file=case.images[0])
-        return replace(image, channels=self.channels)
+        # nnU-Net's own convention: a channel called CT holds Hounsfield units
+        units = "HU" if tuple(name.upper() for name in self.channels) == ("CT",) else image.units
+        return replace(image, channels=self.channels, units=units)
 
     def _check_labels(self, array: np.ndarray, file: Path) -> None:
         known = {0, *self.labels.values, *([self.labels.ignore] if self.labels.ignore is not None else [])}
@@ -159,7 +162,8 @@ def _labels(root: Path, found: Found, instances: bool, notes: list[str]) -> tupl
     """Declared labels, else those the masks hold; and whether {0, 255} means {0, 1}."""
     if found.labels is not None and not instances:
         return found.labels, False
-    values = sorted(set().union(*_scan([case.mask for case in found.cases if case.mask])) - {0})
+    held = [each - {0} for each in _scan([case.mask for case in found.cases if case.mask])]
+    values = sorted(set().union(*held))
     if not values:
         raise DatasetError("all masks are empty", file=root, fix="label something first")
     if instances:
@@ -171,11 +175,17 @@ def _labels(root: Path, found: Found, instances: bool, notes: list[str]) -> tupl
     if values == [255]:
         notes.append("masks hold only 0 and 255: 255 is read as label 1")
         return Labels((Label(1, "foreground"),)), True
-    if len(values) > MANY_LABELS:
+    if len(values) > MANY_LABELS or _look_numbered(held):
         notes.append(f"masks hold {len(values)} different values; if these are objects, not classes, use --instances")
     if max(values) > 65535:
         raise LabelError(f"masks hold the value {max(values)}, too large for a class", file=root)
     return Labels(tuple(Label(value, f"label_{value}") for value in values)), False
+
+
+def _look_numbered(held: list[set[int]]) -> bool:
+    """Whether the masks' values look like numbers of objects: 1 to n without a gap in each, n now large, now small."""
+    counts = [len(values) for values in held if values]
+    return max(counts) >= MANY_OBJECTS and max(counts) >= 2 * min(counts) and all(max(v) == len(v) for v in held if v)
 
 
 def _scan(masks: list[Path]) -> list[set[int]]:
@@ -199,7 +209,7 @@ def _with_patients(root: Path, cases: tuple[Case, ...], file: Path | None, notes
     """Cases with their patients; without a table each is its own."""
     tables = _patient_tables(root, file)
     if not tables:
-        notes.append("no cases.csv names patients: every case counts as a patient of its own")
+        notes.append("no patients are named: each case is its own patient (name them in cases.csv or with --patients)")
         return cases
 
     def patient(case: Case) -> str | None:

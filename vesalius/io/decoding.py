@@ -75,7 +75,7 @@ def require_bytes(path: Path) -> None:
     try:
         size = path.stat().st_size
     except OSError as error:
-        raise UnreadableFile("there is no such file", file=path) from error
+        raise UnreadableFile("there is no such file or folder", file=path) from error
     if size == 0:
         raise UnreadableFile("the file is empty (0 bytes)", file=path, fix="copy it again from where it came")
 

@@ -244,7 +244,8 @@ def _sorted(path: Path, frames: list[Frame]) -> tuple[list[Frame], list[str]]:
     for frame in frames:
         seen.setdefault((frame.uid, frame.index), frame)
     copies = len(frames) - len(seen)
-    notes = [f"{copies} files are second copies of others; each is taken once"] if copies else []
+    told = "1 file is a second copy of another; it" if copies == 1 else f"{copies} files are second copies of others; each"
+    notes = [f"{told} is taken once"] if copies else []
     frames = list(seen.values())
     if len(frames) == 1:
         return frames, notes

@@ -60,8 +60,8 @@ def _cases(summary: Summary) -> str:
 
 
 def _case(case: Case, png: bytes) -> str:
-    found = ", ".join(f"{amount.label} {amount.size:.3g} {amount.unit}" for amount in case.amounts)
-    count = "" if case.objects is None else f"{case.objects} objects; "
+    found = ", ".join(map(str, case.amounts))
+    count = "" if case.objects is None else f"{case.objects} object{'' if case.objects == 1 else 's'}; "
     notes = "".join(paragraph(f"Note: {note}.", "quiet") for note in case.notes)
     alt = f"The mask of {case.name} drawn over its image. {count}{found}"
     return figure(png, alt, f"{count}{found}") + notes

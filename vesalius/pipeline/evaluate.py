@@ -20,6 +20,7 @@ from .evaluation import CaseResult, Evaluation
 from .pairs import Pair, Pairs, find_pairs, is_binary, read_pair
 
 NSD_TOLERANCE_MM = 1.0  # the Medical Segmentation Decathlon's for the hippocampus; stated with every result
+MANY_LABELS = 50  # more distinct values than this look like objects, not classes
 
 
 def evaluate(
@@ -59,12 +60,15 @@ def evaluate(
         policy=policy or EmptyPolicy(),
     )
     known = declared(labels) if labels is not None else None if instances else found_in(pairs)
+    notes = pairs.notes
+    if labels is None and known is not None and len(known) > MANY_LABELS:
+        notes = (*notes, f"the references hold {len(known)} different values: if they number objects, use --instances")
     cases = []
     for done, pair in enumerate(pairs.items, 1):
         cases.append(_result(pair, known, scoring, must_work=pairs.single))
         if progress is not None:
             progress(done, len(pairs.items), pair.name)
-    return Evaluation(tuple(cases), scoring, known, extra=pairs.extra, notes=pairs.notes)
+    return Evaluation(tuple(cases), scoring, known, extra=pairs.extra, notes=notes)
 
 
 def declared(labels: Mapping[int, str] | Labels) -> Labels:

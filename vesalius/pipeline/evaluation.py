@@ -114,7 +114,10 @@ class Evaluation:
         for name, counts in self.empty.items():
             told = [f"{n} in {where}" for which, where in _ABSENT.items() if (n := counts[which])]
             lines += [f"{name} is empty: {', '.join(told)}."] if told else []
-        lines += [f"{len(self.missing)} cases have no prediction and score as empty ones."] if self.missing else []
+        if self.missing:
+            alone = len(self.missing) == 1
+            lines.append("1 case has no prediction and scores as an empty one." if alone else
+                         f"{len(self.missing)} cases have no prediction and score as empty ones.")  # fmt: skip
         lines += [f"{len(self.failed)} cases could not be scored and are in no mean."] if self.failed else []
         lines += [f"{note[:1].upper()}{note[1:]}." for note in self.notes]
         read = Counter(note for case in self.cases for note in case.notes if case.pair.pred is not None)

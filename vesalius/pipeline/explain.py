@@ -68,7 +68,8 @@ def _network(
         ram_bytes=budget.tiles,
     )
     counts = " x ".join(str(len(axis)) for axis in plan.starts)
-    patch = Grid(plan.patch, None, small.grid.dims)
+    depth, height, width = plan.patch
+    patch = Grid((depth, height, width), None, small.grid.dims)
     extent = ""
     if small.grid.spacing:
         extent = f" ({_times(n * s for n, s in zip(plan.patch, small.grid.spacing, strict=True))} mm)"

@@ -18,6 +18,10 @@ class Amount:
     size: float
     unit: str
 
+    def __str__(self) -> str:
+        size = f"{self.size:,.0f}" if self.size >= 1000 else f"{self.size:.4g}"
+        return f"{self.label} {size} {self.unit}"
+
 
 def voxel_counts(array: np.ndarray) -> np.ndarray:
     """How often each value 0..max occurs in a label map (Z, Y, X), counted plane by plane."""

@@ -39,7 +39,10 @@ class Outputs:
         out = Path(out)
         if format is not None and format not in WRITERS:
             raise unknown_name("output format", format, WRITERS)
-        suffix = None if out.is_dir() else suffix_of(out)
+        try:
+            suffix = None if out.is_dir() else suffix_of(out)
+        except OSError as error:  # a name too long to ask for
+            raise output_error(error, out) from error
         if out.is_file() and suffix is None:
             raise OutputError("a file stands where the output folder should be", file=out, fix="name a folder")
         if suffix is None:
@@ -83,6 +86,14 @@ class Outputs:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise output_error(error, self.folder) from error
+
+    def vacate(self) -> None:
+        """Take away the folder where nothing was written into it."""
+        for folder in [*sorted((each for each in self.folder.rglob("*") if each.is_dir()), reverse=True), self.folder]:
+            try:
+                folder.rmdir()
+            except OSError:  # it holds something
+                return
 
     def recall(self, case: str, fingerprint: str) -> dict[str, Any] | None:
         """What was noted about `case`, if its mask is still there and was made with the same `fingerprint`."""

@@ -18,7 +18,7 @@ import numpy as np
 from ..core.atomic import atomic
 from ..core.errors import ChannelError, InputError, OutputError
 from ..core.image import Image, Mask
-from ..io.files import Input, case_name, content_hash, find_inputs, read, write
+from ..io.files import Input, case_name, content_hash, find_inputs, read, read_mask, write
 from ..tasks.task import Task
 from ..transforms.clean import clean
 from ..transforms.spatial import prepare
@@ -149,6 +149,7 @@ def segment(
     predictor = load(options.task or options.model, weights=options.weights, device=options.device, precision=options.precision)
     inputs = find_inputs(input, channels=len(predictor.task.channels))
     outputs = Outputs.of(out, inputs, options.format)
+    known = outputs.folder.exists()
     outputs.prepare()
     run = _Run(predictor, options, outputs, len(inputs), progress)
     alone = not Path(input).is_dir() or inputs == [Path(input)]
@@ -158,6 +159,8 @@ def segment(
             cases.append(run.case(path, index))
         except Exception as error:
             if alone:
+                if not known:
+                    outputs.vacate()
                 raise
             cases.append(Case(case_name(path), "failed", error=_in_words(error)))
     summary = run.summary(cases)
@@ -243,8 +246,9 @@ class _Run:
         name, outputs, options = case_name(path), self.outputs, self.options
         mark = self._fingerprint(path)
         if (noted := outputs.recall(name, mark)) is not None:
+            done = self._pictured(_remembered(name, noted, outputs), path)
             self._tell(name, index, 1.0)
-            return _remembered(name, noted, outputs)
+            return done
         image = read(path, series=options.series)
         target = outputs.mask_path(image)
         if target.exists() and not options.overwrite:
@@ -278,12 +282,25 @@ class _Run:
         decides = {key: value for key, value in asdict(self.options).items() if key not in _INDIFFERENT}
         return fingerprint(content_hash(path), self.predictor.weights_hash, self.predictor.task.model_dump(mode="json"), decides)
 
+    def _pictured(self, case: Case, path: Input) -> Case:
+        """A case done before, with the pictures that are asked for only now."""
+        places = [self.outputs.picture(case.name)] if self.options.report else []
+        places += [self._overlay(case.name)] if self.options.overlays else []
+        if not all(place.is_file() for place in places) and case.mask:
+            image = read(path, series=self.options.series)
+            mask = replace(read_mask(case.mask, like=image), labels=self.predictor.task.labels)
+            self._picture(image, replace(mask, instances=self.predictor.task.instances), case.name)
+        return replace(case, overlay=self._overlay(case.name)) if self.options.overlays else case
+
+    def _overlay(self, name: str) -> Path:
+        return self.outputs.beside("overlays") / f"{name}.png"
+
     def _picture(self, image: Image, mask: Mask, name: str) -> Path | None:
         """Draw the overlay: beside the ledger for the report, which shows it after a resumed run too, and where asked for."""
         if not (self.options.overlays or self.options.report):
             return None
         png = overlay(image, mask, window=_window(self.predictor.task))
-        wanted = self.outputs.beside("overlays") / f"{name}.png" if self.options.overlays else None
+        wanted = self._overlay(name) if self.options.overlays else None
         for path in (self.outputs.picture(name), wanted):
             if path is not None:
                 with atomic(path) as part:

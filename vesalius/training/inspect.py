@@ -12,6 +12,7 @@ from ..core.errors import DatasetError
 from ..core.image import Image, Mask, Shape3, Spacing
 from ..transforms.spatial import Orient
 
+TOLD = 12  # shares of classes told, at most
 SAMPLE = 10_000  # foreground intensities kept per case and channel
 
 
@@ -67,9 +68,8 @@ class Fingerprint:
     def describe(self, labels: Sequence[str]) -> list[str]:
         """What a person wants to know before training, a sentence a line."""
         patients = len({case.patient for case in self.cases})
-        lines = [
-            f"{len(self.cases)} cases of {patients} patients, {self.dims}D, {self.channels} channel{'s' * (self.channels > 1)}"
-        ]
+        what = f"{count(len(self.cases), 'case')} of {count(patients, 'patient')}"
+        lines = [f"{what}, {self.dims}D, {count(self.channels, 'channel')}"]
         low, high = np.min([c.shape for c in self.cases], 0), np.max([c.shape for c in self.cases], 0)
         axes = slice(3 - self.dims, None)
         lines.append(f"sizes {by(low[axes])} to {by(high[axes])}, median {by(tuple(self.median_shape)[axes])}")
@@ -79,10 +79,9 @@ class Fingerprint:
         )
         if len(self.counts) > 1:
             parts = self.counts / max(self.counts.sum(), 1)
-            lines.append(
-                "voxels: "
-                + ", ".join(f"{name} {100 * part:.2f} %" for name, part in zip(["background", *labels], parts, strict=True))
-            )
+            told = [f"{name} {100 * part:.2f} %" for name, part in zip(["background", *labels], parts, strict=True)]
+            more = [f"and {len(told) - TOLD} labels more"] if len(told) > TOLD else []
+            lines.append("voxels: " + ", ".join(told[:TOLD] + more))
         if any(case.objects for case in self.cases):
             counts = [case.objects for case in self.cases]
             size = np.median([case.diameter_px for case in self.cases if case.objects])
@@ -90,6 +89,11 @@ class Fingerprint:
                 f"{min(counts)} to {max(counts)} objects a case, {np.median(counts):.0f} in the median, {size:.0f} px across"
             )
         return lines
+
+
+def count(number: int, what: str) -> str:
+    """1 case, 2 cases."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def by(sizes: Iterable[float]) -> str:

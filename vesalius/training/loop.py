@@ -143,7 +143,10 @@ def read_or_derive(dataset: Path, options: TrainOptions, say: Say) -> tuple[Plan
     if options.plan is not None:
         plan = read_plan(options.plan)
         plan = plan.model_copy(update={"recipe": adjust(plan.recipe, options)})
-        return plan, open_dataset(dataset, instances=plan.data.instances, patients=options.patients or plan.data.patients)
+        data = open_dataset(dataset, instances=plan.data.instances, patients=options.patients or plan.data.patients)
+        for note in data.notes:
+            say(note)
+        return plan, data
     if options.task is not None and options.task not in TASKS:
         raise unknown_name("task", options.task, TASKS)
     like = TASKS[options.task] if options.task else None

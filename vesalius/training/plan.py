@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from tomlkit.items import Table
 
 from ..core.atomic import atomic
-from ..core.errors import DatasetError, LabelError, UnreadableFile
+from ..core.errors import ChannelError, DatasetError, LabelError, UnreadableFile
 from ..core.image import Shape3
 from ..models.catalog import build, derived, entry, make_config, plain
 from ..models.contract import Segmenter
@@ -35,6 +35,8 @@ from .recipe import Recipe, Record, first_problem
 
 VOXELS = {2: 256 * 256, 3: 96 * 96 * 32}  # of a patch, where the recipe names none: what a CPU turns over in about a second
 BATCH_VOXELS = {2: 4 * 256 * 256, 3: 2 * 40 * 56 * 40}  # in a limited time more steps teach more than steadier ones
+RGB = ("red", "green", "blue")
+PER_LEVEL = ("pools", "kernels", "decoder_kernels", "decoder_widths", "convs", "decoder_convs")  # of a U-Net
 
 COMMENTS = {
     "data.path": "the dataset folder; mixed spacings are resampled to the task's Resample step",
@@ -98,6 +100,8 @@ def derive(
     Raises DatasetError for mixed spacings where `resample` is False, UnknownName for a model or loss.
     """
     listed = entry(model)
+    if like:
+        check_like(like, dataset, found)
     nested = Regions() if dataset.labels.nested else Argmax()
     decide: Decision = like.decide if like else (Objects() if dataset.instances else nested)
     steps = like.steps if like else (*spatial_steps(found, recipe, resample, say), normalisation(found))
@@ -105,13 +109,8 @@ def derive(
     middle = tuple(int(n) for n in np.median(shapes, 0))
     patch = recipe.patch or choose_patch((middle[0], middle[1], middle[2]), found.dims)
     labels = like.labels if like else dataset.labels
-    if like and not like.instances and (extra := set(dataset.labels.values) - set(like.labels.values)):
-        fix = f"map them to {', '.join(f'{label.value} {label.name}' for label in like.labels)}, or train without --task"
-        raise LabelError(
-            f"the masks hold {sorted(extra)}, which the task '{like.name}' does not know", file=dataset.root, fix=fix
-        )
     if like and like.model.name == model:
-        config = plain(make_config(listed.config, {**like.model.config, **recipe.model}))
+        config = plain(make_config(listed.config, {**fitting(like.model.config, recipe.model), **recipe.model}))
     else:
         config = network(model, patch, found, decide.channels(len(labels)), recipe)
     patch = fit_patch(patch, model, config, found.dims)
@@ -132,6 +131,22 @@ def derive(
         nsd_tolerance_mm=like.nsd_tolerance_mm if like else None,
     )
     return Plan(data=data, task=task, recipe=recipe.model_copy(update={"patch": patch, "batch": batch, "loss": loss}))
+
+
+def check_like(like: Task, dataset: Any, found: Fingerprint) -> None:
+    """Raises DatasetError, ChannelError or LabelError where these data cannot teach the task `like`."""
+    kind = {2: "pictures", 3: "volumes"}
+    if like.dims != found.dims:
+        told = f"these are {kind[found.dims]}, the task '{like.name}' is one of {kind[like.dims]}"
+        raise DatasetError(told, file=dataset.root, fix="train without --task")
+    if found.channels not in (1 if like.channels == RGB else len(like.channels), len(like.channels)):
+        told = f"{found.channels} channels, where the task '{like.name}' has {len(like.channels)} ({', '.join(like.channels)})"
+        raise ChannelError(told, file=dataset.root, fix="train without --task")
+    if not like.instances and (extra := set(dataset.labels.values) - set(like.labels.values)):
+        fix = f"map them to {', '.join(f'{label.value} {label.name}' for label in like.labels)}, or train without --task"
+        raise LabelError(
+            f"the masks hold {sorted(extra)}, which the task '{like.name}' does not know", file=dataset.root, fix=fix
+        )
 
 
 def spatial_steps(found: Fingerprint, recipe: Recipe, resample: bool, say: Callable[[str], None]) -> list[Any]:
@@ -164,7 +179,7 @@ def prepared_shapes(found: Fingerprint, recipe: Recipe) -> np.ndarray:
 
 def normalisation(found: Fingerprint) -> Any:
     """CT: the foreground's window; 8-bit pictures: 0..1; other pictures: percentiles; MR and the rest: z-score."""
-    if found.units == "HU":
+    if found.units == "HU":  # DICOM says so, or a dataset.json that calls its channel CT
         return Window(low=float(found.intensity[:, 0].min()), high=float(found.intensity[:, 3].max()))
     if found.dims == 2:
         return Scale() if found.kinds == {"uint8"} else Percentile()
@@ -186,6 +201,13 @@ def network(model: str, patch: Shape3, found: Fingerprint, outputs: int, recipe:
     first = 3 - found.dims
     needs = Needs(found.channels, outputs, found.dims, patch[first:], spacing[first:], recipe.deep_supervision, recipe.model)
     return derived(model, needs)
+
+
+def fitting(config: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """A task's network `config` without what counts its levels, where `changes` give it another number of them."""
+    if len(changes.get("widths", config.get("widths", ()))) == len(config.get("widths", ())):
+        return config
+    return {key: value for key, value in config.items() if key not in PER_LEVEL}
 
 
 def outline(model: str, config: dict[str, Any]) -> Segmenter:

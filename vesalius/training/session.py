@@ -190,7 +190,8 @@ class Session:
             scores = validate(trainer.average, self.plan.task, self.held, precision=self.recipe.precision)
             self.dice = mean_dice(means(scores))
             self.keep_weights()
-            journal.write(self._line() | {"final": True} | flat(self.dice, means(scores)))
+            begun = {"loss": float(np.mean(self.losses))} if self.losses else {}  # of an epoch that was not finished
+            journal.write(self._line() | {"final": True} | begun | flat(self.dice, means(scores)))
             report = write_report(self.run, self.plan, scores)
             spent = f"{trainer.step} steps in {seconds / 60:.1f} minutes"
             self.say(f"{spent}; validation Dice {self.dice:.4f} over {len(self.held)} cases; see {report}")

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..core.atomic import atomic
 from ..core.errors import DatasetError
+from .inspect import count
 
 
 @dataclass(frozen=True)
@@ -38,21 +39,19 @@ def split_cases(
         say(f"the dataset's own split: {len(cases) - len(fixed)} to train, {len(fixed)} to validate")
         return Split(tuple(c.name for c in cases if c.split != "validation"), tuple(c.name for c in fixed))
     patients = sorted({case.patient for case in cases})
-    if len(patients) == len(cases) and all(case.patient == case.name for case in cases):
-        say("no patients are named: each case is its own patient (name them in cases.csv or with --patients)")
     if len(patients) < max(2, folds or 2):
         raise DatasetError(f"{len(patients)} patients cannot be split", fix="add cases of other patients, or ask for fewer folds")
     order = np.random.default_rng(seed).permutation(len(patients))
     if folds is None:
-        count = min(max(1, round(fraction * len(patients))), len(patients) - 1)  # someone on either side
-        held = {patients[i] for i in order[:count]}
+        some = min(max(1, round(fraction * len(patients))), len(patients) - 1)  # someone on either side
+        held = {patients[i] for i in order[:some]}
     else:
         if not 0 <= fold < folds:
             raise DatasetError(f"there is no fold {fold} among {folds}", fix=f"choose 0 to {folds - 1}")
         held = {patients[i] for i in order[fold::folds]}
     train = tuple(case.name for case in cases if case.patient not in held)
     validation = tuple(case.name for case in cases if case.patient in held)
-    say(f"{len(train)} cases to train, {len(validation)} to validate, split by patient with seed {seed}")
+    say(f"{count(len(train), 'case')} to train, {len(validation)} to validate, split by patient with seed {seed}")
     return Split(train, validation)
 
 

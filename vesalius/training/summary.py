@@ -35,7 +35,7 @@ def write_report(run: Path, plan: Plan, scores: dict[str, Scores]) -> Path:
 
 
 def rounded(value: float | None) -> str:
-    return "" if value is None or math.isnan(value) else f"{value:.4f}"
+    return "" if value is None or math.isnan(value) else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4f}"
 
 
 def curves(lines: list[dict]) -> bytes:
@@ -47,8 +47,8 @@ def curves(lines: list[dict]) -> bytes:
 
     plot = Figure(figsize=(8, 3.5), layout="constrained")
     left = plot.subplots()
-    trained = [line for line in lines if "loss" in line]  # the last line holds the final scores only
-    left.plot([line["step"] for line in trained], [line["loss"] for line in trained], color="tab:blue", label="loss")
+    trained = [line for line in lines if "loss" in line]  # the last line may hold the final scores only
+    left.plot([line["step"] for line in trained], [line["loss"] for line in trained], color="tab:blue", marker=".", label="loss")
     left.set_xlabel("step")
     left.set_ylabel("training loss", color="tab:blue")
     seen = [line for line in lines if "dice" in line]

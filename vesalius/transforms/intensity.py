@@ -117,7 +117,7 @@ class Scale:
             raise InputError(
                 f"intensities reach {top:g}, but the step 'scale' divides by {self.divide:g}",
                 file=image.source.path if image.source else None,
-                fix="use the step 'percentile' for pictures of more than 8 bits",
+                fix="convert the picture to 8 bits, or train with the step 'percentile'",
             )
         out = np.empty(image.array.shape, np.float32)
         np.divide(image.array, np.float32(self.divide), out=out, casting="same_kind")

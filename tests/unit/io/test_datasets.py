@@ -76,7 +76,7 @@ def test_paired_folders_open_and_their_labels_are_found_in_the_masks(tmp_path, f
     assert dataset.labels.values == (1, 2) and dataset.channels == ("grey",) and dataset.cases[0].split is None
     image, found = dataset.load(dataset.cases[1])
     assert image.grid is found.grid and found.labels is dataset.labels and set(np.unique(found.array)) == {0, 1, 2}
-    assert any("patient of its own" in note for note in dataset.notes)
+    assert any("each case is its own patient" in note for note in dataset.notes)
 
 
 def test_train_and_validation_are_a_fixed_split_and_test_is_left_alone(tmp_path):
@@ -156,6 +156,21 @@ def test_nested_regions_of_nnunet_name_what_each_value_stands_for(tmp_path):
         (3, "enhancing", "enhancing")]  # fmt: skip
     assert dataset.labels.nested and dataset.labels.ignore == 4
     assert set(np.unique(dataset.load(dataset.cases[0])[1].array)) <= {0, 1, 2, 3, 4}
+
+
+def test_a_channel_that_dataset_json_calls_ct_holds_hounsfield_units(tmp_path):
+    for name, units in (("CT", "HU"), ("T1", None)):
+        described(nnunet(tmp_path / name, channels=1), channel_names={"0": name})
+        dataset = open_dataset(tmp_path / name)
+        assert dataset.image(dataset.cases[0]).units == units
+
+
+@pytest.mark.parametrize("counts, told", [((3, 9, 2), True), ((9, 9, 9), False), ((3, 5, 2), False)])
+def test_masks_that_number_objects_are_noticed(tmp_path, counts, told):
+    for i, count in enumerate(counts):
+        picture(tmp_path / "images" / f"c{i}.png", size=(40, 40))
+        picture(tmp_path / "masks" / f"c{i}.png", range(count + 1), size=(40, 40))
+    assert any("--instances" in note for note in open_dataset(tmp_path).notes) is told
 
 
 def test_ten_and_more_channels_keep_their_numbers(tmp_path):

@@ -105,7 +105,7 @@ def test_a_copy_of_a_slice_counts_once_and_another_slice_at_its_place_is_an_erro
     save(pydicom.dcmread(sorted((tmp_path / "study").iterdir())[0]), tmp_path / "study" / "zz")  # the same file again
     image = read(tmp_path / "study")
     assert image.array.shape == (1, 3, 6, 7) and image.grid.spacing[0] == pytest.approx(2)
-    assert any("duplicated" in note for note in image.notes) and any("second copies" in note for note in image.notes)
+    assert any("duplicated" in note for note in image.notes) and any("1 file is a second copy" in note for note in image.notes)
     twin.PixelData = np.zeros((6, 7), np.uint16).tobytes()
     save(twin, tmp_path / "study" / "twin")
     with pytest.raises(GeometryError, match="two different slices"):

@@ -1,12 +1,13 @@
 """Plans: derived from the data, readable, editable, and the same after a round trip."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from trainable import pictures, volumes
 
-from vesalius.core.errors import DatasetError, InputError, LabelError, UnreadableFile
+from vesalius.core.errors import ChannelError, DatasetError, InputError, LabelError, UnreadableFile
 from vesalius.io.datasets import open_dataset
 from vesalius.models.needs import choose_pools
 from vesalius.tasks.catalog import TASKS
@@ -54,6 +55,33 @@ def test_a_shipped_tasks_record_is_taken_over(picture_set):
     plan = plan_of(data, like=TASKS["nuclei"], recipe=RECIPES["nuclei"])
     assert plan.task.steps == TASKS["nuclei"].steps and plan.task.decide == TASKS["nuclei"].decide
     assert plan.task.labels == TASKS["nuclei"].labels and plan.loss == "objects"
+
+
+def test_a_recipe_may_give_a_shipped_task_another_depth(picture_set):
+    plan = plan_of(open_dataset(picture_set), like=TASKS["nuclei"], recipe=Recipe(model={"widths": [4, 8]}, patch=(1, 32, 32)))
+    config = plan.task.model.config
+    assert list(config["widths"]) == [4, 8] and config["norm"] == "batch" and list(config["stem_stride"]) == [2, 2]
+    plan = plan_of(open_dataset(picture_set), like=TASKS["nuclei"], recipe=Recipe(model={"widths": [4, 8, 8, 8, 8]}))
+    assert list(plan.task.model.config["convs"]) == [1, 2, 2, 2, 2]
+
+
+@pytest.mark.parametrize("task, data", [("nuclei", "volume_set"), ("hippocampus", "picture_set")])
+def test_a_task_of_other_images_is_refused(task, data, request):
+    with pytest.raises(DatasetError, match=rf"these are (volumes|pictures), the task '{task}'"):
+        plan_of(open_dataset(request.getfixturevalue(data)), like=TASKS[task])
+
+
+def test_a_task_of_other_channels_is_refused(volume_set):
+    four = TASKS["hippocampus"].model_copy(update={"channels": ("flair", "t1", "t1c", "t2")})
+    with pytest.raises(ChannelError, match="1 channels, where the task 'hippocampus' has 4"):
+        plan_of(open_dataset(volume_set), like=four)
+
+
+def test_many_labels_are_told_in_one_short_line(volume_set):
+    found = fingerprint(open_dataset(volume_set))
+    many = replace(found, counts=np.full(126, 8))
+    (line,) = [line for line in many.describe([f"label_{i}" for i in range(125)]) if line.startswith("voxels")]
+    assert line.endswith("and 114 labels more") and len(line) < 300
 
 
 def test_labels_that_a_task_does_not_know_are_an_error(volume_set):

@@ -42,13 +42,6 @@ def test_a_fixed_split_is_kept_but_not_in_cross_validation():
     assert len(split(which, folds=7, fold=0).validation) == 1
 
 
-def test_no_named_patients_are_said_aloud():
-    said = []
-    which = [SimpleNamespace(name=f"c{i}", patient=f"c{i}", split=None) for i in range(4)]
-    split(which, say=said.append)
-    assert "each case is its own patient" in said[0]
-
-
 @pytest.mark.parametrize("changes", [{"folds": 11}, {"folds": 5, "fold": 5}, {"folds": 1}, {"folds": 0}])
 def test_what_cannot_be_split_is_an_error(changes):
     with pytest.raises(DatasetError):
