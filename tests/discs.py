@@ -26,7 +26,8 @@ class Discs:
         cx, cy = asked.points[:, 0, 0], asked.points[:, 0, 1]
         radii = (6 + 5 * abs(np.sin(cx / 9)), 12 + 6 * abs(np.cos(cy / 7)), 24 + 8 * abs(np.sin((cx + cy) / 13)))
         iou = (0.80 + 0.19 * abs(np.sin(cx / 5)), 0.84 + 0.15 * abs(np.cos(cy / 6)), 0.86 + 0.1 * abs(np.sin((cx - cy) / 8)))
-        state = np.stack([np.stack([cx, cy, radius, np.full_like(cx, k)], -1) for radius, k in zip(radii, SLOPES, strict=True)], 1)
+        each = zip(radii, SLOPES, strict=True)
+        state = np.stack([np.stack([cx, cy, radius, np.full_like(cx, slope)], -1) for radius, slope in each], 1)
         count = 3 if multimask else 1
         self.asked += len(cx)
         return Proposals(torch.from_numpy(np.stack(iou, 1)).float()[:, :count], torch.from_numpy(state)[:, :count])

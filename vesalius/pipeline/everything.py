@@ -1,6 +1,6 @@
 """Everything mode: a grid of clicks, and of all masks they give the confident, stable and different ones.
 
-    crops -> points -> 3 masks each -> predicted IoU -> stability -> not cut by the crop -> box NMS -> NMS across crops -> small regions
+    crops -> points -> 3 masks each -> predicted IoU, stability, not cut by the crop -> NMS -> NMS across crops -> clean-up
 
 The records equal those of the original, which makes every candidate at full size before it drops most of them. Here a
 candidate is made at full size only if nothing rules it out before: its predicted IoU, its stability as bounded from low
@@ -183,8 +183,8 @@ class _Crop:
                 if region is not None and not (overlaps(region.box, boxes) > self.options.box_nms_thresh).any():
                     kept.append(region)
                     boxes = np.concatenate([boxes, region.box[None]])
-        x0, y0 = self.box[:2]
-        return [replace(region, box=region.box + (x0, y0, x0, y0)) for region in kept]
+        corner = np.tile(self.box[:2], 2)
+        return [replace(region, box=region.box + corner) for region in kept]
 
     def _hold(self, iou: Tensor, state: Tensor, points: np.ndarray) -> None:
         """Take in what neither its predicted IoU nor its low resolution rules out."""
