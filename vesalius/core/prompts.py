@@ -263,3 +263,43 @@ def _dims(prompt: ObjectPrompt) -> set[int]:
 
 def _told(values: Iterable[float]) -> str:
     return ",".join(f"{value:g}" for value in values)
+
+
+def parse_prompts(
+    *,
+    points: Sequence[str] = (),
+    not_points: Sequence[str] = (),
+    boxes: Sequence[str] = (),
+    mask: Path | None = None,
+    text: str | None = None,
+    slice: int | None = None,
+    axis: str | None = None,
+) -> tuple[ObjectPrompt, ...]:
+    """Objects from the words of a command line, such as "12,40": points and at most one box are one, several boxes several.
+
+    Raises InputError for words that are no numbers, and for several boxes together with anything that would belong to one object.
+    """
+    clicks = [(_parse(word), label) for words, label in ((points, 1), (not_points, 0)) for word in words]
+    if len(boxes) > 1:
+        if clicks or mask is not None or text is not None:
+            problem = "several boxes are several objects, and nobody knows whose the other prompts are"
+            raise InputError(problem, fix="give one box, or say which belongs to which in a --prompts file")
+        return tuple(ObjectPrompt(box=_parse(box), slice=slice, axis=axis) for box in boxes)
+    box = _parse(boxes[0]) if boxes else None
+    places, labels = tuple(place for place, _ in clicks), tuple(label for _, label in clicks)
+    return (ObjectPrompt(places, labels, box, mask, text, None, slice, axis),)
+
+
+def parse_window(text: str) -> tuple[float, float]:
+    """Two rising grey values, such as "-160,240"; raises InputError."""
+    values = _parse(text)
+    if len(values) != 2 or not all(map(math.isfinite, values)) or not values[0] < values[1]:
+        raise InputError(f"'{text}' is no window", fix="write it as low,high with low < high, such as -160,240")
+    return values[0], values[1]
+
+
+def _parse(word: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in word.split(","))
+    except ValueError:
+        raise InputError(f"'{word}' is no list of numbers", fix="write numbers with commas between, such as 12,40") from None

@@ -10,17 +10,20 @@ Coordinates are the pixels of the image as stored, x before y; `core/prompts.py`
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from ..core.errors import GeometryError, InputError
 from ..core.image import Image
 from ..core.prompts import ObjectPrompt, Plane, find_plane
 from ..io.files import read, read_mask
+from ..io.frames import find_frames, read_frames
 from .embeddings import EmbeddingCache, user_cache
 from .everything import EverythingOptions, Progress, Record, everything
 from .looks import Asked, Look, Proposals
@@ -29,6 +32,7 @@ from .propagation import PropagateOptions, Seen
 from .views import View
 from .volumes import Slices, follow
 
+BATCH = 64  # prompts answered together
 LOOKS_KEPT = 8  # in memory; a SAM's features are 4 MB a slice
 
 
@@ -64,7 +68,7 @@ class Session:
         cache: EmbeddingCache | str | Path | bool | None = None,
         device: str = "auto",
     ):
-        self.image = image if isinstance(image, Image) else read(image)
+        self.image = image if isinstance(image, Image) else open_image(image)
         self.prompter = load_prompter(model, device=device) if model is None or isinstance(model, str | Path) else model
         self.view = View.of(self.image, window, self.prompter.percentiles)
         self.cache = _cache(cache)
@@ -102,10 +106,8 @@ class Session:
 
     def answer(self, prompt: ObjectPrompt, *, multimask: bool = False) -> Prediction:
         """What the model says to a prompt on one slice. Raises as `predict`."""
-        plane = prompt.plane(self.image.grid)
-        if plane is None:
-            raise InputError("this prompt lies on no single slice", fix="say which slice")
-        proposals = self._propose(self._resolved(prompt), plane, multimask)
+        plane = self._plane_of(prompt)
+        proposals = self._propose([self._resolved(prompt)], plane, multimask)
         logits, scores = self.look(plane).full(proposals.state[0]).cpu().numpy(), proposals.iou[0].cpu().numpy()
         mask = self._on_image(Slices(plane.axis, {plane.index: logits[scores.argmax()]}))
         return Prediction(mask, logits > 0, scores, logits)
@@ -115,7 +117,7 @@ class Session:
         known = [self._resolved(prompt) for prompt in prompts]
         for prompt in known:
             prompt.plane(self.image.grid)  # all are looked at before the model is asked
-        return follow(known, self.image.grid, self._seen, self.look, options or PropagateOptions())
+        return follow(known, self.image.grid, self.seen, self.look, options or PropagateOptions())
 
     def add(self, points: Any = (), labels: Any = (), box: Any = None, mask: Any = None, **rest: Any) -> np.ndarray:
         """Say more about the current object, and get its mask. A new box or mask replaces the one before; points are added.
@@ -208,31 +210,46 @@ class Session:
             return self._on_image(self.follow(prompts))
         if len({plane.axis for plane in planes if plane}) > 1:
             raise InputError("the prompts of one object lie along different axes", fix="give them all on slices of one axis")
-        found = {p.index: self._seen(prompt, p).logits for prompt, p in zip(prompts, planes, strict=True) if p}
+        found = {p.index: self.seen(prompt, p).logits for prompt, p in zip(prompts, planes, strict=True) if p}
         return self._on_image(Slices(next(p.axis for p in planes if p), found))
 
-    def _seen(self, prompt: ObjectPrompt, plane: Plane) -> Seen:
+    def seen(self, prompt: ObjectPrompt, plane: Plane) -> Seen:
         """The best mask of a prompt on a slice."""
-        proposals = self._propose(prompt, plane)
-        best = int(proposals.iou[0].argmax())
-        state = proposals.state[0, best]
-        return Seen(self.look(plane).full(state[None])[0].cpu().numpy(), state, float(proposals.iou[0, best]))
+        return next(self._answers([(prompt, plane)]))
 
-    def _propose(self, prompt: ObjectPrompt, plane: Plane, multimask: bool = False) -> Proposals:
-        seen = self.look(plane)
-        return seen.ask(self._asked(prompt, plane, seen), multimask=multimask or prompt.lone_click)
+    def answers(self, prompts: Sequence[ObjectPrompt]) -> Iterator[tuple[Plane, Seen]]:
+        """The best mask of each prompt on its own slice, in order; prompts alike in a row are answered together."""
+        placed = [(self._resolved(prompt), self._plane_of(prompt)) for prompt in prompts]
+        return zip((plane for _, plane in placed), self._answers(placed), strict=True)
 
-    def _asked(self, prompt: ObjectPrompt, plane: Plane, seen: Look) -> Asked:
-        states = None
-        if isinstance(prompt.mask, np.ndarray):
-            states = seen.believed(plane.take(prompt.mask))
-        return Asked(
-            points=np.array(prompt.points)[None] if prompt.points else None,
-            labels=np.array(prompt.labels)[None] if prompt.points else None,
-            boxes=None if prompt.box is None else np.array(prompt.box)[None],
-            states=states,
-            text=None if prompt.text is None else self.prompter.words(prompt.text)[None],
+    def _answers(self, placed: Sequence[tuple[ObjectPrompt, Plane]]) -> Iterator[Seen]:
+        for (plane, _), run in groupby(placed, key=lambda each: (each[1], _kind(each[0]))):
+            alike = [prompt for prompt, _ in run]
+            for start in range(0, len(alike), BATCH):
+                proposals = self._propose(alike[start : start + BATCH], plane)
+                for ious, states in zip(proposals.iou, proposals.state, strict=True):
+                    best = int(ious.argmax())
+                    logits = self.look(plane).full(states[best][None])[0].cpu().numpy()
+                    yield Seen(logits, states[best], float(ious[best]))
+
+    def _propose(self, alike: Sequence[ObjectPrompt], plane: Plane, multimask: bool = False) -> Proposals:
+        """What the model says to prompts of one kind on one slice."""
+        seen, first = self.look(plane), alike[0]
+        masks = [seen.believed(plane.take(each.mask)) for each in alike if isinstance(each.mask, np.ndarray)]
+        asked = Asked(
+            points=np.array([each.points for each in alike]) if first.points else None,
+            labels=np.array([each.labels for each in alike]) if first.points else None,
+            boxes=None if first.box is None else np.array([each.box for each in alike]),
+            states=torch.cat(masks) if masks else None,
+            text=None if first.text is None else torch.stack([self.prompter.words(each.text or "") for each in alike]),
         )
+        return seen.ask(asked, multimask=multimask or first.lone_click)
+
+    def _plane_of(self, prompt: ObjectPrompt) -> Plane:
+        plane = prompt.plane(self.image.grid)
+        if plane is None:
+            raise InputError("this prompt lies on no single slice", fix="say which slice")
+        return plane
 
     def _resolved(self, prompt: ObjectPrompt) -> ObjectPrompt:
         """The prompt with its mask as a boolean array (Z, Y, X); raises GeometryError where it does not fit the image."""
@@ -256,6 +273,16 @@ class Session:
     def _on_image(self, found: Slices) -> np.ndarray:
         mask = found.mask(self.image.grid)
         return mask[0] if self.image.grid.dims == 2 else mask
+
+
+def _kind(prompt: ObjectPrompt) -> tuple[Any, ...]:
+    """Prompts of one kind fit into one batch."""
+    return len(prompt.points), prompt.lone_click, prompt.box is None, prompt.mask is None, prompt.text is None
+
+
+def open_image(path: str | Path, *, series: str | None = None) -> Image:
+    """An image file, a DICOM folder, or a folder of frames. Raises what `read` and `read_frames` raise."""
+    return read_frames(path) if find_frames(path) else read(path, series=series)
 
 
 def _joined(before: ObjectPrompt, told: ObjectPrompt) -> ObjectPrompt:
