@@ -1,4 +1,7 @@
-"""Everything mode: its small parts (`u_*`), and its records with an analytic stand-in for the network (`f0` to `f2`)."""
+"""Everything mode: its small parts (`u_*`); its records with an analytic stand-in for the network (`f*`), and with SAM (`amg`).
+
+The order of `f0` to `f2` is the original's; `amg` is sorted by predicted IoU and box.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from reference import Folder, Found
 from vesalius.pipeline import rle
 from vesalius.pipeline.crops import crop_boxes, point_grid
 from vesalius.pipeline.everything import EverythingOptions, Record, everything
+from vesalius.pipeline.prompter import FramePrompter
 from vesalius.pipeline.regions import drop_small, mask_boxes, stability
 
 INPUTS = ("u_logits", "u_small_in")
@@ -24,14 +28,18 @@ OPTIONS = {
         8, 5, 0.88, 0.8403, box_nms_thresh=0.6, crop_n_layers=2, crop_overlap_ratio=0.4, min_mask_region_area=60
     ),
 }
+WITH_SAM = EverythingOptions(6, pred_iou_thresh=0, stability_score_thresh=0, crop_n_layers=1, crop_n_points_downscale_factor=2)
 
 
-def compare(folder: Folder) -> Found:
-    """Our value for every array of everything mode's own machinery."""
+def compare(folder: Folder, prompter: FramePrompter) -> Found:
+    """Our value for every array of everything mode; `prompter` is the folder's network."""
     yield from parts(folder)
     for name, options in OPTIONS.items():
         if f"{name}_n" in folder.arrays:
             yield from arrays(name, everything(folder.arrays["image_u8"], Discs, options))
+    if "amg_n" in folder.arrays:
+        records = everything(folder.arrays["image_u8"], prompter.look, WITH_SAM)
+        yield from arrays("amg", sorted(records, key=lambda record: (-record["predicted_iou"], record["bbox"])))
 
 
 def parts(folder: Folder) -> Found:

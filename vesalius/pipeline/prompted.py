@@ -47,6 +47,7 @@ class PromptOptions:
     slice: int | None = None
     axis: str | None = None
     model: str | Path | Prompter | None = None
+    weights: str | Path | None = None
     window: tuple[float, float] | None = None
     separate: bool = False
     all_masks: bool = False
@@ -101,7 +102,7 @@ def segment_prompted(input: str | Path, out: str | Path, options: PromptOptions,
     places = _Places(image, out, options)
     prompter = options.model
     if prompter is None or isinstance(prompter, str | Path):
-        prompter = load_prompter(prompter, device=options.device, precision=options.precision)
+        prompter = load_prompter(prompter, weights=options.weights, device=options.device, precision=options.precision)
     session = Session(image, prompter, window=options.window, cache=options.cache)
     tell = progress or (lambda done, total, what: None)
     mask, found, more = (_everything if options.everything else _objects)(session, options, places, tell)

@@ -7,6 +7,7 @@ The features are the dear part: they are made once a picture and may be kept in 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,14 +20,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..core.errors import InputError
+from ..core.errors import InputError, WeightsError
+from ..models.catalog import CATALOG, build, make_config, plain
 from ..models.contract import Prompts, PromptSegmenter
 from ..models.sam.frame import Frame
+from ..models.weights import file_hash, load_into, load_state, save
 from .embeddings import EmbeddingCache, key_of
 from .looks import Asked, Look, Proposals, Taps, taps_of
-from .tiled import Precision
+from .predictor import choose_device
+from .tiled import Precision, use_bf16
 
 CPU = torch.device("cpu")
+PROMPTS_KEY = "vesalius_prompts"  # in the metadata of a weights file
+PERCENTILES = (0.5, 99.5)
 BELIEF = 10.0  # |logit| of a mask that the user gives: as sure as SAM's own masks are inside
 TEXTLESS = "these weights know no words: the released SAM was trained without text prompts"
 
@@ -67,7 +73,7 @@ class FramePrompter:
     identity: str
     device: torch.device = CPU
     bf16: bool = False
-    percentiles: tuple[float, float] = (0.5, 99.5)
+    percentiles: tuple[float, float] = PERCENTILES
     embed_text: Callable[[str], Tensor] | None = None
 
     def look(self, picture: np.ndarray, cache: EmbeddingCache | None = None) -> FrameLook:
@@ -151,6 +157,52 @@ class FrameLook:
         return F.interpolate(lines, self.size[axis], mode="linear")[0].T
 
 
-def load_prompter(what: str | Path | None = None, *, device: str = "auto", precision: Precision = "auto") -> Prompter:
-    """TO COME."""
-    raise InputError("no promptable weights")
+def load_prompter(
+    what: str | Path | None = None,
+    *,
+    weights: str | Path | None = None,
+    device: str = "auto",
+    precision: Precision = "auto",
+) -> Prompter:
+    """The promptable model in a weights file, which says itself what it is and what it wants to see.
+
+    Raises WeightsError for weights that are missing or no promptable model's, UnknownName, InputError for an absent device.
+    """
+    place = choose_device(device)
+    path = Path(weights if weights is not None else what or "")
+    if not path.is_file():
+        raise WeightsError(f"there are no weights '{what}' to prompt", fix=_choices())
+    state, metadata = load_state(path)
+    if PROMPTS_KEY not in metadata:
+        raise WeightsError("these weights do not say how they are prompted", file=path, fix=_choices())
+    entry = json.loads(metadata[PROMPTS_KEY])
+    model = build(entry["model"], entry["config"])
+    load_into(model, state, file=path)
+    settled = model.eval().requires_grad_(False).to(place)
+    return FramePrompter(
+        name=entry.get("name", path.stem),
+        model=settled,  # type: ignore[arg-type]
+        frame=make_config(Frame, entry["frame"]),
+        identity=file_hash(path),
+        device=place,
+        bf16=use_bf16(precision, place),
+        percentiles=tuple(entry.get("percentiles", PERCENTILES)),
+    )
+
+
+def save_prompter(path: str | Path, prompter: FramePrompter, *, half: bool = False) -> Path:
+    """Write a promptable model with all that `load_prompter` needs, to a .safetensors file. Raises OutputError."""
+    model_name = next(name for name, each in CATALOG.items() if isinstance(prompter.model, each.builder))  # type: ignore[arg-type]
+    entry = {
+        "name": prompter.name,
+        "model": model_name,
+        "config": plain(prompter.model.config),
+        "frame": plain(prompter.frame),
+        "percentiles": prompter.percentiles,
+    }
+    return save(path, prompter.model, {PROMPTS_KEY: json.dumps(entry)}, half=half)  # type: ignore[arg-type]
+
+
+def _choices() -> str:
+    promptable = ", ".join(sorted(name for name, each in CATALOG.items() if each.kind == "prompts"))
+    return f"give --model FILE.safetensors of a promptable model ({promptable})"
