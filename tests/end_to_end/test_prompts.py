@@ -161,7 +161,8 @@ def test_prompts_of_one_name_on_several_slices_are_one_object(run, flood, scan, 
     listed = [{"box": [4, 5, 10, 13], "slice": k, "name": "block"} for k in (3, 6)] + [{"points": [[0, 0]], "slice": 0}]
     (tmp_path / "p.json").write_text(json.dumps(listed))
     done = fine(run("segment", scan, "-o", tmp_path / "out", "--prompts", tmp_path / "p.json", "--json", "--window", "0,2000"))
-    assert [(entry["name"], entry["voxels"]) for entry in json.loads(done.stdout)["objects"]][0] == ("block", TRUTH.sum())
+    first, second = json.loads(done.stdout)["objects"]
+    assert (first["name"], first["voxels"], second["name"]) == ("block", TRUTH.sum(), "object 2")
 
 
 def test_the_frames_of_a_video_are_segmented_from_a_prompt_on_one(run, flood, tmp_path):

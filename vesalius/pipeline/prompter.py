@@ -118,7 +118,9 @@ class FrameLook:
         return 4 * self.features.shape[-1]
 
     @cached_property
-    def taps(self) -> tuple[Taps, Taps]:
+    def taps(self) -> tuple[Taps, Taps] | None:
+        if self.frame.decide != "logits":
+            return None  # what is interpolated are probabilities: near 0 and 1 their rounding moves logits more than bounds allow
         rows, columns = (taps_of(self._weights(axis)) for axis in (0, 1))
         return rows, columns
 
