@@ -20,12 +20,12 @@ def plain_everything(picture, look, options):
         logits, iou = seen.full(state.flatten(0, 1)), iou.flatten()
         scores, within = stability(logits, options.stability_score_offset), mask_boxes(logits > 0).numpy()
         good = (iou > options.pred_iou_thresh) & (scores >= options.stability_score_thresh)
-        good = good.numpy() & ~cut_by_crop(within + [x0, y0, x0, y0], crop, height, width)
+        good = good.numpy() & ~cut_by_crop(within + np.array([x0, y0, x0, y0]), crop, height, width)
         index = np.flatnonzero(good)
         for i in index[suppress(within[index], iou.numpy()[index], options.box_nms_thresh)]:
             mask = np.zeros((height, width), bool)
             mask[y0:y1, x0:x1] = (logits[i] > 0).numpy()
-            point = (points[i // 3] + [x0, y0]).tolist()
+            point = (points[i // 3] + crop[:2]).tolist()
             found.append((mask, float(iou[i]), float(scores[i]), point, crop))
     if len(boxes) > 1:
         areas = np.array([(c[2] - c[0]) * (c[3] - c[1]) for *_, c in found])

@@ -7,13 +7,12 @@ The features are the dear part: they are made once a picture and may be kept in 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -21,20 +20,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..core.errors import InputError, WeightsError
-from ..models.catalog import CATALOG, build, make_config, plain
+from ..models.checkpoints import CHECKPOINTS, find, import_file, load_checkpoint
 from ..models.contract import Prompts, PromptSegmenter
 from ..models.sam.frame import Frame
-from ..models.weights import file_hash, load_into, load_state, save
+from ..models.sam.text import embed_text
+from ..models.weights import file_hash
 from .embeddings import EmbeddingCache, key_of
 from .looks import Asked, Look, Proposals, Taps, taps_of
 from .predictor import choose_device
 from .tiled import Precision, use_bf16
 
 CPU = torch.device("cpu")
-PROMPTS_KEY = "vesalius_prompts"  # in the metadata of a weights file
 PERCENTILES = (0.5, 99.5)
 BELIEF = 10.0  # |logit| of a mask that the user gives: as sure as SAM's own masks are inside
-TEXTLESS = "these weights know no words: the released SAM was trained without text prompts"
+TEXTLESS = "these weights know no words, as the released SAM was trained without text prompts"
 
 
 class Prompter(Protocol):
@@ -90,8 +89,10 @@ class FramePrompter:
 
     def words(self, text: str) -> Tensor:
         """(T,) the embedding of a text prompt; raises InputError where the weights know none."""
-        if self.embed_text is None:
+        if not getattr(self.model, "knows_text", False):
             raise InputError(f"'{self.name}': {TEXTLESS}", fix="give points or a box, or weights that declare text")
+        if self.embed_text is None:
+            raise InputError(f"'{self.name}' needs a CLIP text encoder", fix="load_prompter(..., text_encoder=FOLDER)")
         return self.embed_text(text)
 
     @property
@@ -163,48 +164,40 @@ def load_prompter(
     what: str | Path | None = None,
     *,
     weights: str | Path | None = None,
+    text_encoder: str | Path | None = None,
     device: str = "auto",
     precision: Precision = "auto",
-) -> Prompter:
-    """The promptable model in a weights file, which says itself what it is and what it wants to see.
+) -> FramePrompter:
+    """The promptable model `what`: the name of released weights, or a file of `vesalius models import`.
 
-    Raises WeightsError for weights that are missing or no promptable model's, UnknownName, InputError for an absent device.
+    `weights` is the file where it does not lie in the weights folder: an official one, which `what` names, or an imported one.
+    `text_encoder` is a CLIP in a folder, for weights that know words.
+    Raises WeightsError for weights that are not here or do not fit, UnknownName, InputError for an absent device.
     """
     place = choose_device(device)
-    path = Path(weights if weights is not None else what or "")
-    if not path.is_file():
-        raise WeightsError(f"there are no weights '{what}' to prompt", fix=_choices())
-    state, metadata = load_state(path)
-    if PROMPTS_KEY not in metadata:
-        raise WeightsError("these weights do not say how they are prompted", file=path, fix=_choices())
-    entry = json.loads(metadata[PROMPTS_KEY])
-    model = build(entry["model"], entry["config"])
-    load_into(model, state, file=path)
-    settled = model.eval().requires_grad_(False).to(place)
-    return FramePrompter(
-        name=entry.get("name", path.stem),
-        model=settled,  # type: ignore[arg-type]
-        frame=make_config(Frame, entry["frame"]),
-        identity=file_hash(path),
-        device=place,
-        bf16=use_bf16(precision, place),
-        percentiles=tuple(entry.get("percentiles", PERCENTILES)),
-    )
+    bf16 = use_bf16(precision, place)
+    if what is None and weights is None:
+        raise WeightsError("no promptable model was named, and none comes with the package", fix=_choices())
+    if weights is not None and str(what) in CHECKPOINTS:
+        imported = import_file(weights, str(what))
+        assert imported.frame is not None
+        name, path, model, frame = str(what), Path(weights), imported.module.eval(), imported.frame
+    else:
+        named = str(what) if weights is None else str(weights)
+        if named not in CHECKPOINTS and not Path(named).is_file():
+            raise WeightsError(f"there are no promptable weights '{named}'", fix=_choices())
+        path = find(named) if named in CHECKPOINTS else Path(named)
+        name = named if named in CHECKPOINTS else path.stem
+        model, frame = load_checkpoint(named)
+    embed = None if text_encoder is None else partial(_words, folder=text_encoder)
+    settled: Any = model.requires_grad_(False).to(place)
+    return FramePrompter(name, settled, frame, file_hash(path), place, bf16, PERCENTILES, embed)
 
 
-def save_prompter(path: str | Path, prompter: FramePrompter, *, half: bool = False) -> Path:
-    """Write a promptable model with all that `load_prompter` needs, to a .safetensors file. Raises OutputError."""
-    model_name = next(name for name, each in CATALOG.items() if isinstance(prompter.model, each.builder))  # type: ignore[arg-type]
-    entry = {
-        "name": prompter.name,
-        "model": model_name,
-        "config": plain(prompter.model.config),
-        "frame": plain(prompter.frame),
-        "percentiles": prompter.percentiles,
-    }
-    return save(path, prompter.model, {PROMPTS_KEY: json.dumps(entry)}, half=half)  # type: ignore[arg-type]
+def _words(text: str, folder: str | Path) -> Tensor:
+    return embed_text([text], folder)[0]
 
 
 def _choices() -> str:
-    promptable = ", ".join(sorted(name for name, each in CATALOG.items() if each.kind == "prompts"))
-    return f"give --model FILE.safetensors of a promptable model ({promptable})"
+    names = ", ".join(CHECKPOINTS)
+    return f"give --model NAME ({names}) after `vesalius models download NAME`, or a file that `vesalius models import` wrote"

@@ -52,7 +52,9 @@ def same(ours, theirs):
 
 
 @pytest.mark.parametrize("steep", [6.0, 20.0])
-@pytest.mark.parametrize("options", [LOOSE, replace(LOOSE, crop_n_layers=1, min_mask_region_area=9), replace(LOOSE, box_nms_thresh=0.2)])
+@pytest.mark.parametrize(
+    "options", [LOOSE, replace(LOOSE, crop_n_layers=1, min_mask_region_area=9), replace(LOOSE, box_nms_thresh=0.2)]
+)
 def test_early_rejection_changes_nothing(options, steep):
     looks = []
 
@@ -84,7 +86,9 @@ def test_few_masks_are_made_at_full_size_at_once(monkeypatch):
 
 @pytest.mark.parametrize("layers", [0, 1])
 def test_nothing_found_is_an_empty_list(layers):
-    assert everything(PICTURE, Discs, EverythingOptions(4, pred_iou_thresh=2.0, crop_n_layers=layers, min_mask_region_area=5)) == []
+    assert (
+        everything(PICTURE, Discs, EverythingOptions(4, pred_iou_thresh=2.0, crop_n_layers=layers, min_mask_region_area=5)) == []
+    )
 
 
 @pytest.mark.parametrize("aspect", ["keep", "stretch"])
@@ -115,7 +119,7 @@ def test_a_tighter_bound_than_the_truth_would_be_noticed():
     look = Waves(PICTURE)
     low = torch.randn(8, 32, 32, generator=torch.Generator().manual_seed(0)) * 3
     cut = tuple(runs._replace(last=runs.first) for runs in look.taps)
-    least, greatest = extremes(low, cut)
+    _, greatest = extremes(low, cut)
     rows, columns = (torch.repeat_interleave(torch.arange(len(runs.first)), runs.pixels) for runs in cut)
     assert not (look.full(low) <= greatest[:, rows][:, :, columns]).all()
 
@@ -141,7 +145,9 @@ def test_run_lengths_come_back_as_text_and_as_numbers():
     assert rle.to_text({"size": [10, 11], "counts": [5, 3, 100, 2]})["counts"] == "53T3O"
 
 
-@pytest.mark.parametrize("broken", [{"size": [2, 2], "counts": [3]}, {"size": [2, 2], "counts": "T"}, {"size": [2, 2], "counts": "é"}])
+@pytest.mark.parametrize(
+    "broken", [{"size": [2, 2], "counts": [3]}, {"size": [2, 2], "counts": "T"}, {"size": [2, 2], "counts": "é"}]
+)
 def test_run_lengths_that_do_not_fill_the_mask_are_refused(broken):
     with pytest.raises(InputError):
         rle.decode(broken)
@@ -186,6 +192,8 @@ def test_options_that_mean_nothing_are_refused(wrong):
 
 
 def test_a_grid_of_ones_own_and_masks_as_text():
-    records = everything(PICTURE, Discs, replace(LOOSE, points_per_side=None, point_grids=(np.array([[0.5, 0.5]]),), output_mode="coco_rle"))
+    records = everything(
+        PICTURE, Discs, replace(LOOSE, points_per_side=None, point_grids=(np.array([[0.5, 0.5]]),), output_mode="coco_rle")
+    )
     assert {tuple(record["point_coords"][0]) for record in records} == {(42.0, 30.0)}
     assert rle.area(records[0]["segmentation"]) == records[0]["area"] and isinstance(records[0]["segmentation"]["counts"], str)
