@@ -200,16 +200,21 @@ def test_a_prompt_on_one_slice_runs_through_the_object_and_no_further(orientatio
         assert np.array_equal(one.propagate(), truth), name
 
 
-def test_prompts_in_three_dimensions_follow_the_stored_axes():
-    image = volume("RSA")
+@pytest.mark.parametrize("orientation", ["SAR", "RSA", "ARS"])  # axial slices along k, j and i
+def test_prompts_in_three_dimensions_follow_the_stored_axes(orientation):
+    image = volume(orientation)
     truth = image.array[0] == 200
     places = np.argwhere(truth)
     low, high = places.min(0)[::-1], places.max(0)[::-1] + 1
     one = session(image)
     assert np.array_equal(one.predict(box=(*low, *high)), truth)
     assert np.array_equal(one.predict(points=[tuple(low + 1)]), truth)
-    shorter = high - (0, 1, 0)  # j is the stored axis of superior-inferior here: one axial slice less
-    assert one.predict(box=(*low, *shorter)).sum() == truth.sum() * 3 // 4
+    along = 2 - orientation.index("S")
+    shorter = high - (np.arange(3) == along)
+    assert one.predict(box=(*low, *shorter)).sum() == truth.sum() * 3 // 4  # one of four axial slices less
+    narrower = high - (np.arange(3) == (along + 1) % 3)
+    beside = truth & ~np.roll(truth, 1, 2 - (along + 1) % 3)
+    assert one.predict(box=(*low, *narrower)).sum() == truth.sum() - beside.sum()
     with pytest.raises(GeometryError, match="outside the volume"):
         one.predict(box=(0, 0, 0, *(np.array(image.grid.shape[::-1]) + 1)))
 
