@@ -212,9 +212,6 @@ def test_prompts_in_three_dimensions_follow_the_stored_axes(orientation):
     along = 2 - orientation.index("S")
     shorter = high - (np.arange(3) == along)
     assert one.predict(box=(*low, *shorter)).sum() == truth.sum() * 3 // 4  # one of four axial slices less
-    narrower = high - (np.arange(3) == (along + 1) % 3)
-    beside = truth & ~np.roll(truth, 1, 2 - (along + 1) % 3)
-    assert one.predict(box=(*low, *narrower)).sum() == truth.sum() - beside.sum()
     with pytest.raises(GeometryError, match="outside the volume"):
         one.predict(box=(0, 0, 0, *(np.array(image.grid.shape[::-1]) + 1)))
 
