@@ -107,6 +107,13 @@ def test_everything_is_a_label_map_and_its_records(run, flood, case, tmp_path):
     assert np.array_equal(rle.decode(kept["records"][core - 1]["segmentation"]), CORE)
 
 
+def test_smaller_masks_lie_on_top_of_larger_ones(run, flood, case, tmp_path, monkeypatch):
+    records = [{"segmentation": mask, "area": int(mask.sum()), "predicted_iou": 0.9} for mask in (CORE, LOWER | CORE)]
+    monkeypatch.setattr("vesalius.pipeline.session.Session.everything", lambda self, **rest: records)
+    fine(run("segment", case, "-o", tmp_path / "out", "--everything"))
+    assert np.array_equal(pixels(tmp_path / "out/case.png"), 2 * (LOWER | CORE) - CORE)
+
+
 def test_everything_of_an_empty_picture_is_nothing(run, monkeypatch, case, tmp_path):
     from discs import Discs
 

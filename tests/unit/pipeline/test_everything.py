@@ -69,6 +69,15 @@ def test_early_rejection_changes_nothing(options, steep):
     assert made < sum(each.made for each in looks) * 0.7  # of all candidates, far fewer were made at full size
 
 
+@pytest.mark.parametrize("least_px", [0, 60])
+def test_masks_found_in_crops_come_back_to_the_whole_picture(least_px):
+    picture = np.zeros((150, 200, 3), np.uint8)
+    options = replace(LOOSE, stability_score_thresh=0.84, crop_n_layers=1, min_mask_region_area=least_px)
+    ours = everything(picture, Discs, options)
+    assert sum(record["crop_box"] != [0, 0, 200, 150] for record in ours) > 10
+    same(ours, plain_everything(picture, Discs, options))
+
+
 def test_candidates_decided_early_for_want_of_memory_give_the_same(monkeypatch):
     calm = everything(PICTURE, Waves, LOOSE)
     monkeypatch.setattr(room, "HELD_BYTES", 20_000)
