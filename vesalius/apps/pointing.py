@@ -51,10 +51,9 @@ class Pointing:
         from ..core.prompts import parse_prompts, parse_window, read_prompts
         from ..pipeline.prompted import PromptOptions
 
-        if odd := next((name for name, value in refused.items() if value not in (None, False)), None):
+        if odd := next((name for name, value in refused.items() if value is not None and value is not False), None):
             raise InputError(f"--{odd.replace('_', '-')} does not go with prompts", fix="leave it out")
-        own = {"points": self.point or (), "not_points": self.not_point or (), "boxes": self.box or ()}
-        mixed = any(own.values()) or self.mask_prompt is not None or self.text is not None
+        mixed = bool(self.point or self.not_point or self.box or self.mask_prompt is not None or self.text is not None)
         if (self.prompts is not None and (mixed or self.everything)) or (self.everything and mixed):
             raise InputError("prompts are given in more than one way", fix="give --prompts, or --everything, or points and boxes")
         if self.prompts is not None and (self.slice is not None or self.axis is not None):
@@ -64,8 +63,15 @@ class Pointing:
         elif self.everything:
             objects = ()
         else:
-            where = {"mask": self.mask_prompt, "text": self.text, "slice": self.slice, "axis": self.axis}
-            objects = parse_prompts(**own, **where)
+            objects = parse_prompts(
+                points=self.point or (),
+                not_points=self.not_point or (),
+                boxes=self.box or (),
+                mask=self.mask_prompt,
+                text=self.text,
+                slice=self.slice,
+                axis=self.axis,
+            )
         return PromptOptions(
             objects=objects,
             everything=self.everything,

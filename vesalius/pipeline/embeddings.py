@@ -76,5 +76,5 @@ def user_cache() -> Path:
 def key_of(picture: np.ndarray, model: str) -> str:
     """The hash of a picture's pixels, shape and type, and of what looks at it."""
     digest = hashlib.sha256(f"{model} {picture.shape} {picture.dtype.str} ".encode())
-    digest.update(np.ascontiguousarray(picture))
+    digest.update(np.ascontiguousarray(picture).data)
     return digest.hexdigest()
