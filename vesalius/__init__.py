@@ -2,7 +2,7 @@
 
     >>> import vesalius
     >>> vesalius.__all__
-    ['evaluate', 'load', 'read', 'segment', 'train', 'write']
+    ['Session', 'evaluate', 'load', 'read', 'segment', 'train', 'write']
 
 The names are imported when first used (PEP 562), so `import vesalius` costs nothing and loads no torch.
 """
@@ -17,11 +17,13 @@ if TYPE_CHECKING:
     from .pipeline.evaluate import evaluate
     from .pipeline.predictor import load
     from .pipeline.segment import segment
+    from .pipeline.session import Session
     from .training.loop import train
 
-__all__ = ["evaluate", "load", "read", "segment", "train", "write"]
+__all__ = ["Session", "evaluate", "load", "read", "segment", "train", "write"]
 
 _HOMES = {
+    "Session": "vesalius.pipeline.session",
     "evaluate": "vesalius.pipeline.evaluate",
     "load": "vesalius.pipeline.predictor",
     "read": "vesalius.io.files",

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from specimens import dicom_series, mask_volume, picture, save_tiny
+from specimens import dicom_series, mask_volume, picture, save_tiny, volume
 
 PAGES = Path(__file__).parents[2] / "docs" / "how-to"
 
@@ -43,6 +43,23 @@ def masks_and_references(folder: Path) -> None:
         mask_volume(folder / f"references/case_{i}.nii.gz", values=(1, 2))
 
 
+def picture_scan_and_network(folder: Path) -> None:
+    import torch
+
+    from vesalius.models.checkpoints import Imported
+    from vesalius.models.sam.frame import Frame
+    from vesalius.models.sam.image_encoder import ViTConfig
+    from vesalius.models.sam.sam import SAM, SAMConfig
+
+    picture(folder / "polyp.png")
+    volume(folder / "scan.nii.gz")
+    torch.manual_seed(0)
+    encoder = ViTConfig(image_size=64, width=24, depth=2, heads=2, global_blocks=(1,), window=3, channels=16)
+    network = SAM(SAMConfig(encoder, mask_channels=8, decoder_heads=2, decoder_mlp=24, iou_width=12))
+    Imported("sam", network, Frame(64), None, 0, ()).write(folder / "weights.safetensors", "none.pth")
+
+
+IN_ONE_PROCESS = {"segment-what-you-point-at": picture_scan_and_network}  # many commands, each of which would load torch anew
 PREPARE = {
     "segment-a-dicom-study": study_and_run,
     "train-on-your-own-folder": own_data,
@@ -51,7 +68,7 @@ PREPARE = {
 
 
 def test_every_how_to_is_tried():
-    assert {page.stem for page in PAGES.glob("*.md")} == set(PREPARE)
+    assert {page.stem for page in PAGES.glob("*.md")} == set(PREPARE) | set(IN_ONE_PROCESS)
 
 
 @pytest.mark.parametrize("name", PREPARE)
@@ -65,6 +82,23 @@ def test_the_commands_of_a_how_to_work_as_written(name, tmp_path):
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(["bash", "-c", script], cwd=tmp_path, env={**os.environ, "PATH": path}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("name", IN_ONE_PROCESS)
+def test_the_commands_and_the_python_of_a_how_to_work_as_written(name, tmp_path, monkeypatch, run):
+    IN_ONE_PROCESS[name](tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    page = (PAGES / f"{name}.md").read_text(encoding="utf-8")
+    commands, snippets = (re.findall(rf"```{kind}\n(.*?)```", page, re.DOTALL) for kind in ("bash", "python"))
+    noted = "vesalius() { (IFS=$'\\x1f'; echo \"$*\" >> commands); }\n"  # bash reads the lines, this process runs them
+    subprocess.run(["bash", "-ec", noted + "".join(commands)], check=True)
+    for line in Path("commands").read_text(encoding="utf-8").splitlines():
+        result = run(*line.split("\x1f"))
+        assert result.exit_code == 0, (line, result.stderr)
+    assert commands and snippets
+    for snippet in snippets:
+        exec(snippet, {})
 
 
 def shorten() -> str:

@@ -1,9 +1,10 @@
-"""SAM: preparation, encoder, every kind of prompt, masks on the original picture. Everything mode: see NOT_COMPARED."""
+"""SAM: preparation, encoder, every kind of prompt, masks on the original picture, and everything mode."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import compare_everything
 import numpy as np
 import torch
 from reference import Folder, Found
@@ -11,14 +12,10 @@ from torch import Tensor
 
 from vesalius.models.contract import Prompts
 from vesalius.models.sam.frame import Frame
+from vesalius.pipeline.prompter import FramePrompter
 
-INPUTS = ("image_u8", "enc_in", "points_xy", "labels", "boxes_xyxy", "mask_in")
-# EVERYTHING MODE: to be removed by whoever compares it.
-EVERYTHING = "belongs to everything mode, which is compared elsewhere"
-NOT_COMPARED = {
-    "api_*": "the prompt behind it is not recorded",
-    **dict.fromkeys(("amg_*", "f?_*", "u_*"), EVERYTHING),
-}
+INPUTS = ("image_u8", "enc_in", "points_xy", "labels", "boxes_xyxy", "mask_in", *compare_everything.INPUTS)
+NOT_COMPARED = {"api_*": "the prompt behind it is not recorded"}
 # With these random weights the decoder turns a difference of 3e-6 in the features into one of 5e-4 in logits between -17 and 17.
 # In float64 our network and transformers' are equal (test_transformers_sam.py); in float32, with these weights on the machine on
 # which ours was 5e-4 away from this reference, transformers' own, with the original's order of operations, was 6e-4 away.
@@ -35,7 +32,7 @@ CASES = {
 
 
 def compare(folder: Folder) -> Found:
-    """Our value for every array of a SAM's folder that is not of everything mode."""
+    """Our value for every array of a SAM's folder."""
     model: Any = folder.module()
     arrays, frame = folder.arrays, Frame(folder.config["image_size"])
     shape = arrays["image_u8"].shape[:2]
@@ -61,6 +58,7 @@ def compare(folder: Folder) -> Found:
         yield "fwd_low", boxes.logits.numpy()
         yield "fwd_iou", boxes.iou.numpy()
         yield "fwd_masks", (frame.restore(boxes.logits, shape) > frame.threshold).numpy()
+    yield from compare_everything.compare(folder, FramePrompter("reference", model, frame, "reference"))
 
 
 def answers(case: str, model: Any, frame: Frame, features: Tensor, prompts: Prompts, shape: tuple[int, int]) -> Found:

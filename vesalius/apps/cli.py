@@ -21,7 +21,8 @@ from ..core.errors import UnreadableFile
 from . import tables
 from .catalogs import models_app, tasks_app
 from .console import terminal
-from .options import HELP, Debug, Device, Format, Json, Precision, Quiet, Where
+from .options import HELP, PROMPTS, Axis, Debug, Device, Format, Json, Precision, Quiet, Where
+from .pointing import Pointing
 
 app = typer.Typer(name="vesalius", no_args_is_help=True, pretty_exceptions_enable=False, context_settings=HELP)
 app.add_typer(models_app, name="models")
@@ -62,13 +63,63 @@ def segment(
     overlap: Annotated[float | None, Option(min=0.0, max=0.9, help="Of neighbouring tiles; default: the task's.")] = None,
     overlays: Annotated[bool, Option("--overlays", help="Write OUT/overlays/CASE.png too.")] = False,
     report: Annotated[bool, Option("--report/--no-report", help="Write OUT/report.html with overlays.")] = True,
+    point: Annotated[list[str] | None, Option(metavar="X,Y", help="A point on the object.", rich_help_panel=PROMPTS)] = None,
+    not_point: Annotated[list[str] | None, Option(metavar="X,Y", help="A point beside it.", rich_help_panel=PROMPTS)] = None,
+    box: Annotated[
+        list[str] | None, Option(metavar="X0,Y0,X1,Y1", help="A box; several are several objects.", rich_help_panel=PROMPTS)
+    ] = None,
+    mask_prompt: Annotated[Path | None, Option(help="An earlier mask to build on.", rich_help_panel=PROMPTS)] = None,
+    text: Annotated[str | None, Option(help="Words, for weights that know them.", rich_help_panel=PROMPTS)] = None,
+    everything: Annotated[bool, Option("--everything", help="All objects of a picture.", rich_help_panel=PROMPTS)] = False,
+    prompts: Annotated[Path | None, Option(metavar="FILE.json", help="A list of objects.", rich_help_panel=PROMPTS)] = None,
+    slice: Annotated[int | None, Option(metavar="K", help="Where in a volume x,y lie.", rich_help_panel=PROMPTS)] = None,
+    axis: Annotated[Axis | None, Option(help="Along which K counts; default: axial.", rich_help_panel=PROMPTS)] = None,
+    window: Annotated[
+        str | None, Option(metavar="LOW,HIGH", help="Grey values shown as black and white.", rich_help_panel=PROMPTS)
+    ] = None,
+    separate: Annotated[bool, Option("--separate", help="Write a mask an object too.", rich_help_panel=PROMPTS)] = False,
+    all_masks: Annotated[bool, Option("--all-masks", help="Write a click's three masks.", rich_help_panel=PROMPTS)] = False,
+    no_propagate: Annotated[bool, Option("--no-propagate", help="Stay on slice K.", rich_help_panel=PROMPTS)] = False,
     device: Where = Device.auto,
     quiet: Quiet = False,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Segment images; every mask lies on the very grid its image came from."""
+    """Segment images, by a task, a trained model, or what you point at; every mask lies on the very grid its image came from."""
     with terminal(quiet=quiet, json=json, debug=debug) as screen:
+        pointing = Pointing(
+            point=point,
+            not_point=not_point,
+            box=box,
+            mask_prompt=mask_prompt,
+            text=text,
+            everything=everything,
+            prompts=prompts,
+            slice=slice,
+            axis=axis and axis.value,
+            window=window,
+            separate=separate,
+            all_masks=all_masks,
+            no_propagate=no_propagate,
+        )
+        if pointing.pointed:
+            refused = {"task": task, "explain": explain, "save_probabilities": save_probabilities, "max_ram": max_ram}
+            asked = pointing.options(
+                refused | {"flips": flips, "overlap": overlap},
+                model=model,
+                weights=weights,
+                format=format and format.value,
+                overwrite=overwrite,
+                overlays=overlays,
+                series=series,
+                device=device.value,
+                precision=precision.value,
+            )
+            from ..pipeline.prompted import segment_prompted
+
+            with screen.progress("segment") as bar:
+                tables.show_prompted(screen, segment_prompted(input, out, asked, progress=bar))
+            return
         from ..pipeline.explain import explain as tell
         from ..pipeline.outputs import parse_size
         from ..pipeline.segment import SegmentOptions

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+PROMPTS = "Prompts: pixels as stored, x to the right, the box's x1,y1 exclusive"
 HELP = {"help_option_names": ["-h", "--help"]}
 
 
@@ -26,6 +27,14 @@ class Format(StrEnum):
     tiff = "tiff"
     nifti = "nifti"
     dicom_seg = "dicom-seg"
+
+
+class Axis(StrEnum):
+    """The direction in which slices are counted."""
+
+    axial = "axial"
+    coronal = "coronal"
+    sagittal = "sagittal"
 
 
 class Precision(StrEnum):

@@ -11,6 +11,7 @@ from .console import SOME_FAILED, Terminal
 
 if TYPE_CHECKING:
     from ..pipeline.evaluation import Evaluation
+    from ..pipeline.prompted import Prompted
     from ..pipeline.segment import Case, Summary
     from ..training.loop import RunSummary
 
@@ -37,6 +38,26 @@ def show_segmented(screen: Terminal, summary: Summary) -> None:
     for case in summary.failed:
         screen.complain(f"failed: {case.error}")
         screen.code = SOME_FAILED
+
+
+def show_prompted(screen: Terminal, done: Prompted) -> None:
+    """The objects in the order given, and where their label map lies."""
+    rows = [(found.value, found.name, f"{found.voxels:,}", _trust(found.predicted_iou)) for found in done.objects]
+    screen.table(("label", "object", "voxels", "predicted IoU"), rows[:SHOWN_CASES])
+    if len(rows) > SHOWN_CASES:
+        screen.say(f"... and {len(rows) - SHOWN_CASES} more")
+    for note in (*done.notes, f"seen through: {done.view}"):
+        screen.say(f"note: {note}")
+    for path, iou in done.alternatives:
+        screen.say(f"{path}: predicted IoU {iou:.3f}")
+    screen.say(f"{done.model}, {done.seconds:.1f} s: {done.mask}")
+    if done.records:
+        screen.say(f"records: {done.records}")
+    screen.result(done)
+
+
+def _trust(iou: float | None) -> str:
+    return "-" if iou is None else f"{iou:.3f}"
 
 
 def found_in(case: Case) -> str:
@@ -101,4 +122,3 @@ def read_labels(text: str | None) -> dict[int, str] | None:
             raise InputError(f"'{text}' is no list of labels", fix="write it as 1=anterior,2=posterior")
         found[int(value)] = name or value
     return found
-

@@ -1,0 +1,296 @@
+"""`vesalius segment` with prompts: masks on exactly the pixels pointed at, and bad prompts refused in one line."""
+
+import json
+
+import nibabel
+import numpy as np
+import pytest
+from flood import FloodPrompter
+from PIL import Image
+
+from vesalius.pipeline import prompted, rle
+
+
+@pytest.fixture
+def flood(monkeypatch):
+    """The stand-in in place of a model with weights."""
+    prompter = FloodPrompter()
+    monkeypatch.setattr(prompted, "load_prompter", lambda *what, **rest: prompter)
+    return prompter
+
+
+@pytest.fixture
+def case(tmp_path):
+    """30 rows by 50 columns, black, with two bright patches, the second with a brighter core."""
+    grey = np.zeros((30, 50), np.uint8)
+    grey[4:9, 30:47] = 200
+    grey[12:26, 5:15] = 150
+    grey[16:20, 8:12] = 250
+    path = tmp_path / "case.png"
+    Image.fromarray(grey).save(path)
+    return path
+
+
+def block(shape, *slices):
+    mask = np.zeros(shape, bool)
+    mask[slices] = True
+    return mask
+
+
+UPPER = block((30, 50), slice(4, 9), slice(30, 47))
+LOWER = block((30, 50), slice(12, 26), slice(5, 15))
+CORE = block((30, 50), slice(16, 20), slice(8, 12))
+
+
+def pixels(path):
+    return np.asarray(Image.open(path))
+
+
+def fine(result):
+    assert result.exit_code == 0, (result.stderr, result.exception)
+    return result
+
+
+def test_a_click_gives_the_mask_of_what_lies_under_it(run, flood, case, tmp_path):
+    fine(run("segment", case, "-o", tmp_path / "out", "--point", "40,5"))
+    found = pixels(tmp_path / "out/case.png")
+    assert found.dtype == np.uint8 and np.array_equal(found, UPPER)
+
+
+def test_a_click_beside_the_object_is_taken_off(run, flood, case, tmp_path):
+    fine(run("segment", case, "-o", tmp_path / "m.png", "--box", "5,12,15,26", "--not-point", "9,17"))
+    assert np.array_equal(pixels(tmp_path / "m.png"), LOWER & ~CORE)
+
+
+def test_boxes_are_numbered_in_the_order_given_and_answered_together(run, flood, case, tmp_path):
+    done = fine(run("segment", case, "-o", tmp_path, "--box", "30,4,47,9", "--box", "5,12,15,26", "--format", "tiff", "--json"))
+    found = pixels(tmp_path / "case.tiff")
+    assert np.array_equal(found, UPPER + 2 * LOWER)
+    assert [entry["voxels"] for entry in json.loads(done.stdout)["objects"]] == [UPPER.sum(), LOWER.sum()]
+
+
+def test_where_objects_overlap_the_higher_logit_wins_and_separate_masks_keep_both(run, flood, case, tmp_path):
+    fine(run("segment", case, "-o", tmp_path / "out", "--box", "5,12,15,26", "--box", "8,16,12,20", "--separate"))
+    assert np.array_equal(pixels(tmp_path / "out/case.png"), LOWER)  # equal logits: the first stays
+    assert np.array_equal(pixels(tmp_path / "out/case_2.png"), CORE)
+    surer = lambda self, state: state * (2.0 if (state > 0).sum() == CORE.sum() else 1.0)  # noqa: E731
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("flood.Flood.full", surer)
+        fine(run("segment", case, "-o", tmp_path / "out", "--box", "8,16,12,20", "--box", "5,12,15,26", "--overwrite"))
+    assert np.array_equal(pixels(tmp_path / "out/case.png"), 2 * LOWER - CORE)
+
+
+def test_all_three_masks_of_a_lone_click_can_be_had(run, flood, case, tmp_path):
+    done = fine(run("segment", case, "-o", tmp_path / "out", "--point", "9,17", "--all-masks", "--json"))
+    assert [pixels(tmp_path / f"out/case_mask_{i}.png").sum() for i in (1, 2, 3)] == [16, 16, 1500]
+    assert [round(iou, 1) for _, iou in json.loads(done.stdout)["alternatives"]] == [0.9, 0.8, 0.7]
+
+
+def test_a_file_of_prompts_names_objects_and_finds_masks_beside_it(run, flood, case, tmp_path):
+    Image.fromarray(block((30, 50), slice(13, 25), slice(6, 14)).astype(np.uint8)).save(tmp_path / "before.png")
+    listed = [{"box": [30, 4, 47, 9], "name": "upper"}, {"mask": "before.png"}, {"points": [[9, 17], [6, 13]], "labels": [0, 1]}]
+    (tmp_path / "p.json").write_text(json.dumps(listed))
+    done = fine(run("segment", case, "-o", tmp_path / "out", "--prompts", tmp_path / "p.json", "--separate", "--json"))
+    assert [entry["name"] for entry in json.loads(done.stdout)["objects"]] == ["upper", "object 2", "object 3"]
+    found = [pixels(tmp_path / f"out/case_{i}.png") > 0 for i in (1, 2, 3)]
+    assert all(np.array_equal(a, b) for a, b in zip(found, (UPPER, LOWER, LOWER & ~CORE), strict=True))
+
+
+def test_everything_is_a_label_map_and_its_records(run, flood, case, tmp_path):
+    done = fine(run("segment", case, "-o", tmp_path / "out", "--everything", "--json"))
+    kept, labels = json.loads((tmp_path / "out/case.json").read_text()), pixels(tmp_path / "out/case.png")
+    assert len(kept["records"]) == len(json.loads(done.stdout)["objects"]) == labels.max() > 1
+    keys = {"segmentation", "area", "bbox", "predicted_iou", "stability_score", "point_coords", "crop_box"}
+    assert all(set(record) == keys for record in kept["records"])
+    core = next(i for i, record in enumerate(kept["records"], start=1) if record["area"] == CORE.sum())
+    assert np.array_equal(labels == core, CORE)  # smaller masks lie on top
+    assert np.array_equal(rle.decode(kept["records"][core - 1]["segmentation"]), CORE)
+
+
+def test_smaller_masks_lie_on_top_of_larger_ones(run, flood, case, tmp_path, monkeypatch):
+    records = [{"segmentation": mask, "area": int(mask.sum()), "predicted_iou": 0.9} for mask in (CORE, LOWER | CORE)]
+    monkeypatch.setattr("vesalius.pipeline.session.Session.everything", lambda self, **rest: records)
+    fine(run("segment", case, "-o", tmp_path / "out", "--everything"))
+    assert np.array_equal(pixels(tmp_path / "out/case.png"), 2 * (LOWER | CORE) - CORE)
+
+
+def test_everything_of_an_empty_picture_is_nothing(run, monkeypatch, case, tmp_path):
+    from discs import Discs
+
+    prompter = FloodPrompter()
+    prompter.look = lambda picture, cache=None: Discs(picture)
+    monkeypatch.setattr(Discs, "full", lambda self, state: -np.inf * (state[:, :1, None] * 0 + 1).expand(-1, *self.size))
+    monkeypatch.setattr(prompted, "load_prompter", lambda *what, **rest: prompter)
+    fine(run("segment", case, "-o", tmp_path / "out", "--everything"))
+    assert json.loads((tmp_path / "out/case.json").read_text())["records"] == []
+    assert pixels(tmp_path / "out/case.png").max() == 0
+
+
+@pytest.fixture
+def scan(tmp_path):
+    """A block of 8 x 6 x 4 (R, A, S) stored sagittally: i runs to the front, j to the feet, k to the left. 16 bits."""
+    values = np.full((14, 12, 16), 300, np.int16)  # i, j, k
+    values[4:10, 3:7, 5:13] = 2000
+    affine = np.array([[0, 0, -1, 0], [1, 0, 0, 0], [0, -1, 0, 0], [0, 0, 0, 1.0]])
+    nibabel.save(nibabel.Nifti1Image(values, affine), tmp_path / "scan.nii.gz")
+    return tmp_path / "scan.nii.gz"
+
+
+def voxels(path):
+    return np.asarray(nibabel.load(path).dataobj)
+
+
+TRUTH = block((14, 12, 16), slice(4, 10), slice(3, 7), slice(5, 13))
+
+
+def test_a_prompt_on_an_axial_slice_of_a_sagittal_scan_propagates_on_its_grid(run, flood, scan, tmp_path):
+    fine(run("segment", scan, "-o", tmp_path / "out", "--box", "4,5,10,13", "--slice", "4"))  # axial is j: x = i, y = k
+    written = nibabel.load(tmp_path / "out/scan.nii.gz")
+    assert np.array_equal(voxels(tmp_path / "out/scan.nii.gz"), TRUTH)
+    assert np.array_equal(written.affine, nibabel.load(scan).affine)
+
+
+def test_without_propagation_one_slice_is_filled(run, flood, scan, tmp_path):
+    fine(run("segment", scan, "-o", tmp_path, "--box", "4,3,10,7", "--slice", "6", "--axis", "sagittal", "--no-propagate",
+             "--format", "nifti", "--overwrite", "-o", tmp_path / "out"))  # fmt: skip
+    expected = np.zeros_like(TRUTH)
+    expected[:, :, 6] = TRUTH[:, :, 6]  # sagittal is k: x = i, y = j
+    assert np.array_equal(voxels(tmp_path / "out/scan.nii.gz"), expected)
+
+
+def test_a_box_of_six_numbers_runs_along_the_stored_axes(run, flood, scan, tmp_path):
+    fine(run("segment", scan, "-o", tmp_path / "out", "--box", "4,3,5,10,7,13", "--box", "4,3,5,10,5,13"))
+    assert np.array_equal(voxels(tmp_path / "out/scan.nii.gz"), TRUTH)
+    assert flood.looks <= 8  # the slices of both are looked at no more than twice
+
+
+def test_prompts_of_one_name_on_several_slices_are_one_object(run, flood, scan, tmp_path):
+    listed = [{"box": [4, 5, 10, 13], "slice": k, "name": "block"} for k in (3, 6)] + [{"points": [[0, 0]], "slice": 0}]
+    (tmp_path / "p.json").write_text(json.dumps(listed))
+    done = fine(run("segment", scan, "-o", tmp_path / "out", "--prompts", tmp_path / "p.json", "--json", "--window", "0,2000"))
+    first, second = json.loads(done.stdout)["objects"]
+    assert (first["name"], first["voxels"], second["name"]) == ("block", TRUTH.sum(), "object 2")
+
+
+def test_the_frames_of_a_video_are_segmented_from_a_prompt_on_one(run, flood, tmp_path):
+    for i in range(12):
+        grey = np.zeros((20, 24), np.uint8)
+        grey[5:10, 3 + i : 9 + i] = 200
+        (tmp_path / "clip").mkdir(exist_ok=True)
+        Image.fromarray(grey).save(tmp_path / f"clip/f{i}.png")
+    fine(run("segment", tmp_path / "clip", "-o", tmp_path / "out", "--point", "9,6", "--slice", "5"))
+    for i in range(12):  # f10 comes after f9
+        expected = block((20, 24), slice(5, 10), slice(3 + i, 9 + i))
+        assert np.array_equal(pixels(tmp_path / f"out/clip/f{i}.png"), expected), i
+
+
+BAD = {
+    "a point outside": (["--point", "50,3"], "outside the picture (50 x 30 px)"),
+    "a point transposed": (["--point", "5,40"], "outside"),
+    "a box outside": (["--box", "0,0,51,10"], "outside"),
+    "a box of no area": (["--box", "5,5,5,9"], "reversed or empty"),
+    "a box reversed": (["--box", "9,5,5,9"], "reversed or empty"),
+    "a box of five numbers": (["--box", "1,2,3,4,5"], "4 or 6 numbers, not 5"),
+    "no number": (["--point", "a,b"], "no list of numbers"),
+    "an empty word": (["--point", ""], "no list of numbers"),
+    "NaN": (["--point", "nan,3"], "nan"),
+    "text": (["--text", "polyp"], "no words"),
+    "empty text": (["--text", ""], "empty"),
+    "a 3D box on a picture": (["--box", "1,1,0,5,5,1"], "three dimensions"),
+    "a slice of a picture": (["--point", "1,1", "--slice", "2"], "no slices"),
+    "points with several boxes": (["--box", "1,1,5,5", "--box", "6,6,9,9", "--point", "2,2"], "several objects"),
+    "everything and a point": (["--everything", "--point", "2,2"], "more than one way"),
+    "no prompt": (["--separate"], "--separate goes with a prompt"),
+    "a window alone": (["--window", "0,10"], "goes with a prompt"),
+    "a falling window": (["--point", "1,1", "--window", "10,0"], "no window"),
+    "a window of words": (["--point", "1,1", "--window", "a"], "no list of numbers"),
+    "all masks of a box": (["--box", "1,1,5,5", "--all-masks"], "lone click"),
+    "a task": (["--point", "1,1", "--task", "nuclei"], "--task does not go with prompts"),
+    "a missing file of prompts": (["--prompts", "none.json"], "none.json"),
+}
+
+
+@pytest.mark.parametrize("words, said", BAD.values(), ids=BAD)
+def test_a_bad_prompt_is_one_line_and_exit_code_2(run, flood, case, tmp_path, words, said):
+    refused(run("segment", case, "-o", tmp_path / "out", *words), said)
+    assert not list((tmp_path / "out").rglob("*.png"))
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ("[{", "no JSON"),
+        ("", "no JSON"),
+        ("{}", "no list of objects"),
+        ("[]", "no list of objects"),
+        ("[3]", "object 1 is no JSON object"),
+        ("[{}]", "object 1: nothing is prompted"),
+        ('[{"points": []}]', "nothing is prompted"),
+        ('[{"box": [1, 2, 5, 6]}, {"boxx": [1, 2, 5, 6]}]', "object 2: there is no key 'boxx'"),
+        ('[{"points": [[NaN, 2]]}]', "nan"),
+        ('[{"points": [[1e999, 2]]}]', "inf"),
+        ('[{"points": [["1", 2]]}]', "no list of numbers"),
+        ('[{"points": [[true, 2]]}]', "no list of numbers"),
+        ('[{"points": [[1, 2]], "labels": [3]}]', "neither 1 nor 0"),
+        ('[{"points": [[1, 2]], "labels": []}]', None),
+        ('[{"labels": [1], "box": [1, 2, 5, 6]}]', "0 points have 1 labels"),
+        ('[{"box": 5}]', "no list of numbers"),
+        ('[{"box": [1, 2, 5, 6], "slice": 1.5}]', "no whole number"),
+        ('[{"box": [1, 2, 5, 6], "axis": "up"}]', "axis"),
+        ('[{"box": [1, 2, 5, 6], "name": 3}]', "'name' is no text"),
+        ('[{"mask": "nothing.png"}]', "nothing.png"),
+        ('[{"text": ["a"]}]', "empty"),
+        ("[" * 100_000, "no JSON"),
+    ],
+)
+def test_a_bad_file_of_prompts_is_one_line_and_exit_code_2(run, flood, case, tmp_path, text, said):
+    (tmp_path / "p.json").write_text(text)
+    result = run("segment", case, "-o", tmp_path / "out", "--prompts", tmp_path / "p.json")
+    if said is None:
+        fine(result)
+    else:
+        refused(result, said)
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["--point", "3,4"], "needs its slice"),
+        (["--point", "3,4", "--slice", "12"], "Count from 0 to 11"),
+        (["--point", "3,4", "--slice", "-1"], "Count from 0 to 11"),
+        (["--point", "3,4", "--slice", "14", "--axis", "coronal"], "Count from 0 to 13"),
+        (["--point", "15,4", "--slice", "4"], "outside the slice (14 x 16 px)"),
+        (["--box", "0,0,0,15,5,5"], "outside the volume (14 x 12 x 16 px)"),
+        (["--box", "4,3,5,10,7,13", "--no-propagate"], "has to propagate"),
+        (["--everything"], "give the slice"),
+        (["--box", "4,3,5,10,7,13", "--slice", "3"], "no single slice"),
+    ],
+)
+def test_a_bad_prompt_in_a_volume_is_one_line_and_exit_code_2(run, flood, scan, tmp_path, words, said):
+    refused(run("segment", scan, "-o", tmp_path / "out", *words), said)
+
+
+def test_an_image_of_two_channels_is_refused(run, flood, tmp_path):
+    import tifffile
+
+    tifffile.imwrite(tmp_path / "two.tiff", np.zeros((20, 20, 5), np.uint8), photometric="rgb")
+    refused(run("segment", tmp_path / "two.tiff", "-o", tmp_path / "out", "--point", "1,1"), "channels")
+
+
+def test_a_mask_that_is_there_is_not_overwritten(run, flood, case, tmp_path):
+    fine(run("segment", case, "-o", tmp_path / "out", "--point", "40,5"))
+    refused(run("segment", case, "-o", tmp_path / "out", "--point", "40,5"), "there is a mask already")
+    fine(run("segment", case, "-o", tmp_path / "out", "--point", "40,5", "--overwrite"))
+
+
+def test_a_video_file_says_how_to_take_out_its_frames(run, flood, tmp_path):
+    (tmp_path / "clip.mp4").write_bytes(b"0" * 100)
+    refused(run("segment", tmp_path / "clip.mp4", "-o", tmp_path / "out", "--point", "1,1", "--slice", "0"), "ffmpeg")
+
+
+def refused(result, *words):
+    """Exit code 2, and one line on stderr that says each of `words`."""
+    assert result.exit_code == 2, (result.exit_code, result.stderr, result.exception)
+    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1, result.stderr
+    for word in words:
+        assert word.lower() in result.stderr.lower(), f"{word!r} is not said: {result.stderr}"

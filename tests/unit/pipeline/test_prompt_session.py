@@ -1,0 +1,249 @@
+"""A session answers on exactly the pixels asked about, remembers what was said, and says clearly what it cannot do."""
+
+import numpy as np
+import pytest
+from flood import FloodPrompter
+
+from vesalius.core.errors import GeometryError, InputError
+from vesalius.core.image import Grid, Image
+from vesalius.core.prompts import ObjectPrompt
+from vesalius.pipeline.session import Session
+
+
+def picture() -> Image:
+    """30 rows by 50 columns, black: two bright patches, the second with a brighter core."""
+    grey = np.zeros((30, 50), np.uint8)
+    grey[4:9, 30:47] = 200
+    grey[12:26, 5:15] = 150
+    grey[16:20, 8:12] = 250
+    return Image(grey[None, None], Grid((1, 30, 50), dims=2))
+
+
+def session(image=None, **rest) -> Session:
+    return Session(image or picture(), FloodPrompter(), cache=False, **rest)
+
+
+def patch(rows, columns, shape=(30, 50)):
+    mask = np.zeros(shape, bool)
+    mask[rows, columns] = True
+    return mask
+
+
+UPPER, LOWER, CORE = patch(slice(4, 9), slice(30, 47)), patch(slice(12, 26), slice(5, 15)), patch(slice(16, 20), slice(8, 12))
+
+
+def test_a_click_selects_what_lies_under_x_and_y_and_not_under_y_and_x():
+    assert np.array_equal(session().predict(points=[(40, 5)]), UPPER)
+    with pytest.raises(GeometryError, match="outside"):
+        session().predict(points=[(5, 40)])  # the same click, transposed, lies below the picture
+
+
+def test_the_far_sides_of_a_box_are_exclusive():
+    assert np.array_equal(session().predict(box=(30, 4, 47, 9)), UPPER)
+    assert np.array_equal(session().predict(box=(31, 5, 46, 8)), patch(slice(5, 8), slice(31, 46)))
+    assert session().predict(box=(0, 0, 50, 30)).sum() == (UPPER | LOWER).sum()
+
+
+def test_a_click_beside_the_object_takes_its_patch_away():
+    assert np.array_equal(session().predict(box=(5, 12, 15, 26), points=[(9, 17)], labels=[0]), LOWER & ~CORE)
+
+
+def test_a_lone_click_is_answered_by_the_best_of_three_and_anything_else_by_one():
+    one = session()
+    assert one.predict(points=[(9, 17)], details=True).masks.shape == (3, 30, 50)
+    assert one.predict(points=[(9, 17), (6, 13)], details=True).masks.shape == (1, 30, 50)
+    assert one.predict(box=(5, 12, 15, 26), multimask=True, details=True).scores.tolist() == pytest.approx([0.9, 0.8, 0.7])
+    assert np.array_equal(one.predict(points=[(9, 17)]), CORE)
+
+
+def test_the_image_is_looked_at_once():
+    one = session()
+    for x in (31, 40, 46):
+        one.predict(points=[(x, 5)])
+    assert one.prompter.looks == 1
+
+
+def test_prompts_add_up_and_are_taken_back_one_by_one():
+    one = session()
+    one.add(box=(5, 12, 15, 26))
+    one.add(points=[(9, 17)], labels=[0])
+    both = one.add(points=[(31, 5)])
+    assert np.array_equal(both, (LOWER & ~CORE) | UPPER)
+    assert np.array_equal(one.undo(), LOWER & ~CORE)
+    assert np.array_equal(one.undo(), LOWER)
+    assert np.array_equal(one.redo(), LOWER & ~CORE)
+    assert np.array_equal(one.add(points=[(31, 5)]), both)
+    with pytest.raises(InputError, match="nothing to redo"):
+        one.redo()
+
+
+def test_before_the_first_prompt_there_is_an_empty_mask_and_nothing_to_undo():
+    one = session()
+    one.add(box=(5, 12, 15, 26))
+    assert not one.undo().any()
+    with pytest.raises(InputError, match="nothing to undo"):
+        one.undo()
+
+
+def test_a_refused_prompt_changes_nothing():
+    one = session()
+    one.add(box=(5, 12, 15, 26))
+    with pytest.raises(GeometryError):
+        one.add(points=[(50, 3)])
+    assert np.array_equal(one.current(), LOWER)
+
+
+def test_a_mask_is_a_prompt_and_must_be_as_large_as_the_image():
+    assert np.array_equal(session().predict(mask=patch(slice(13, 25), slice(6, 14))), LOWER)
+    with pytest.raises(GeometryError, match="not as large"):
+        session().predict(mask=np.ones((50, 30), bool))
+
+
+def test_sixteen_bits_are_windowed_by_the_rule_that_the_session_states():
+    deep = Image(picture().array.astype(np.uint16) * 16, picture().grid)
+    assert session(deep).view.rule == "percentiles 0 and 100 of the image: 0 to 4000"
+    assert np.array_equal(session(deep).predict(box=(30, 4, 47, 9)), UPPER)
+    assert session(deep, window=(0, 20000)).predict(box=(30, 4, 47, 9)).sum() == 0  # 3200 of 20000 is dark
+    with pytest.raises(InputError, match="window must rise"):
+        session(deep, window=(5, 5))
+
+
+@pytest.mark.parametrize(
+    "prompt, words",
+    [
+        ({}, "nothing is prompted"),
+        ({"points": []}, "nothing is prompted"),
+        ({"points": [(1, float("nan"))]}, "nan"),
+        ({"points": [(1, float("inf"))]}, "inf"),
+        ({"points": [(1, 2)], "labels": [2]}, "neither 1 nor 0"),
+        ({"points": [(1, 2)], "labels": [1, 0]}, "1 points have 2 labels"),
+        ({"points": [(-1, 2)]}, "outside"),
+        ({"points": [(1, 30)]}, "outside"),
+        ({"points": [(1, 2, 3)]}, "three dimensions"),
+        ({"points": "12"}, "no list"),
+        ({"points": [1, 2]}, "no list of numbers"),
+        ({"box": (5, 5, 5, 9)}, "reversed or empty"),
+        ({"box": (9, 5, 5, 9)}, "reversed or empty"),
+        ({"box": (5, 5, 51, 9)}, "outside"),
+        ({"box": (5, 5, 9)}, "4 or 6 numbers"),
+        ({"box": (0, 0, 9, 9, 9, 9)}, "reversed or empty"),
+        ({"box": (0, 0, 0, 9, 9, 1)}, "three dimensions"),
+        ({"box": (0, 0, float("nan"), 9)}, "nan"),
+        ({"text": "the liver"}, "no words"),
+        ({"text": " "}, "empty"),
+        ({"points": [(1, 2)], "slice": 3}, "no slices"),
+        ({"points": [(1, 2)], "axis": "axial"}, "no slices"),
+        ({"points": [(1, 2)], "axis": "axail"}, "axis"),
+    ],
+)
+def test_a_bad_prompt_is_refused_in_one_line(prompt, words):
+    with pytest.raises(InputError) as refusal:
+        session().predict(**prompt)
+    assert words in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+def volume(orientation: str) -> Image:
+    """A block of 4 x 6 x 8 voxels (axial, coronal, sagittal) in 12 x 14 x 16; `orientation` says how (z, y, x) are stored."""
+    anatomy = np.full((12, 14, 16), 20, np.uint8)
+    anatomy[5:9, 4:10, 3:11] = 200  # superior, anterior, right
+    affine = np.eye(4)[:, [2, 1, 0, 3]]  # columns z, y, x; rows R, A, S
+    order = ["SI", "AP", "RL"]
+    axes = [next(i for i, pair in enumerate(order) if letter in pair) for letter in orientation]
+    signs = [1 if letter in "SAR" else -1 for letter in orientation]
+    array = anatomy.transpose(axes)[tuple(slice(None, None, sign) for sign in signs)]
+    columns = [affine[:, axis] * sign for axis, sign in zip(axes, signs, strict=True)]
+    return Image(np.ascontiguousarray(array)[None], Grid(array.shape, np.stack([*columns, affine[:, 3]], axis=1)))
+
+
+@pytest.mark.parametrize("orientation", ["SAR", "SPL", "RSA", "ARS", "PIL"])
+def test_slices_are_found_by_their_anatomical_name_however_the_volume_is_stored(orientation):
+    image = volume(orientation)
+    one = session(image)
+    truth = image.array[0] == 200
+    for name, letters in (("axial", "SI"), ("coronal", "AP"), ("sagittal", "RL")):
+        house = next(i for i, letter in enumerate(image.grid.orientation) if letter in letters)
+        z, y, x = np.argwhere(truth)[len(np.argwhere(truth)) // 2]
+        index = (z, y, x)[house]
+        rest = [(x, y, z)[i] for i in range(3) if i != 2 - house]  # along the stored axes i, j, k, without the sliced one
+        found = one.predict(points=[tuple(rest)], slice=int(index), axis=name)
+        expected = np.zeros_like(truth)
+        slicer = tuple(index if i == house else slice(None) for i in range(3))
+        expected[slicer] = truth[slicer]
+        assert found.shape == truth.shape and np.array_equal(found, expected), name
+
+
+def test_a_slice_that_is_not_there_or_not_named_is_refused():
+    image = volume("SAR")
+    with pytest.raises(InputError, match="Count from 0 to 11"):
+        session(image).predict(points=[(4, 5)], slice=12)
+    with pytest.raises(InputError, match="needs its slice"):
+        session(image).predict(points=[(4, 5)])
+    with pytest.raises(GeometryError, match="outside the slice"):
+        session(image).predict(points=[(4, 14)], slice=3)
+    nowhere = Image(image.array, Grid(image.grid.shape))
+    with pytest.raises(InputError, match="nobody knows"):
+        session(nowhere).predict(points=[(4, 5)], slice=3, axis="coronal")
+
+
+@pytest.mark.parametrize("orientation", ["SAR", "RSA", "ARS"])
+def test_a_prompt_on_one_slice_runs_through_the_object_and_no_further(orientation):
+    image = volume(orientation)
+    truth, one = image.array[0] == 200, session(image)
+    places = np.argwhere(truth)
+    low, high = places.min(0), places.max(0) + 1
+    for name, letters in (("axial", "SI"), ("sagittal", "RL")):
+        house = next(i for i, letter in enumerate(image.grid.orientation) if letter in letters)
+        along = 2 - house
+        box = [float(corner[::-1][i]) for corner in (low, high) for i in range(3) if i != along]
+        one.clear()
+        one.add(box=box, slice=int(low[house]) + 1, axis=name)
+        assert np.array_equal(one.propagate(), truth), name
+
+
+@pytest.mark.parametrize("orientation", ["SAR", "RSA", "ARS"])  # axial slices along k, j and i
+def test_prompts_in_three_dimensions_follow_the_stored_axes(orientation):
+    image = volume(orientation)
+    truth = image.array[0] == 200
+    places = np.argwhere(truth)
+    low, high = places.min(0)[::-1], places.max(0)[::-1] + 1
+    one = session(image)
+    assert np.array_equal(one.predict(box=(*low, *high)), truth)
+    assert np.array_equal(one.predict(points=[tuple(low + 1)]), truth)
+    along = 2 - orientation.index("S")
+    shorter = high - (np.arange(3) == along)
+    assert one.predict(box=(*low, *shorter)).sum() == truth.sum() * 3 // 4  # one of four axial slices less
+    with pytest.raises(GeometryError, match="outside the volume"):
+        one.predict(box=(0, 0, 0, *(np.array(image.grid.shape[::-1]) + 1)))
+
+
+def test_propagation_stops_where_the_area_jumps():
+    grey = np.zeros((6, 20, 20), np.uint8)
+    grey[:4, 5:10, 5:10] = 200
+    grey[4:, 5:8, 5:8] = 200  # a third of the area: another thing
+    one = session(Image(grey[None], Grid(grey.shape)))
+    one.add(points=[(6, 6)], slice=1)
+    assert one.propagate().any(axis=(1, 2)).tolist() == [True] * 4 + [False] * 2
+    assert one.propagate(most_change=3).any(axis=(1, 2)).all()
+
+
+def test_prompts_on_several_slices_are_one_object():
+    image = volume("SAR")
+    truth, one = image.array[0] == 200, session(image)
+    one.add(box=(3, 4, 11, 10), slice=5)
+    two = one.add(box=(3, 4, 11, 10), slice=8)
+    assert np.array_equal(np.flatnonzero(two.any(axis=(1, 2))), [5, 8])
+    assert np.array_equal(one.propagate(), truth)
+    with pytest.raises(InputError, match="different axes"):
+        one.add(box=(3, 5, 11, 9), slice=6, axis="coronal")
+
+
+def test_a_click_in_a_session_of_a_picture_cannot_propagate():
+    one = session()
+    with pytest.raises(InputError, match="no slices"):
+        one.propagate()
+    with pytest.raises(InputError, match="no object"):
+        session(volume("SAR")).propagate()
+
+
+def test_labels_default_to_on_the_object():
+    assert ObjectPrompt(points=((1, 2), (3, 4))).labels == (1, 1)

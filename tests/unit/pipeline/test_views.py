@@ -1,0 +1,42 @@
+"""What a model is shown: one slice, 8 bits, through a window that is said."""
+
+import numpy as np
+import pytest
+
+from vesalius.core.errors import ChannelError
+from vesalius.core.image import Grid, Image
+from vesalius.core.prompts import Plane
+from vesalius.pipeline.views import View
+
+RULE = (0.0, 100.0)
+
+
+def image(values: np.ndarray) -> Image:
+    return Image(values, Grid(values.shape[1:], dims=2 if values.shape[1] == 1 else 3))
+
+
+def test_a_window_spreads_its_grey_values_from_black_to_white_and_clips_the_rest():
+    ct = image(np.array([-1000, -160, 40, 240, 3000], np.int16).reshape(1, 1, 1, 5))
+    view = View.of(ct, (-160, 240), RULE)
+    assert view.picture(Plane(0, 0))[0].tolist() == [[v] * 3 for v in (0, 0, 128, 255, 255)]
+    assert view.rule == "window -160 to 240, as given"
+
+
+def test_without_a_window_eight_bits_stay_and_sixteen_follow_the_percentiles_of_the_whole_image():
+    eight = image(np.arange(24, dtype=np.uint8).reshape(1, 2, 3, 4))
+    assert np.array_equal(View.of(eight, None, RULE).picture(Plane(0, 1))[..., 1], eight.array[0, 1])
+    deep = image(np.arange(24, dtype=np.uint16).reshape(1, 2, 3, 4) * 100)
+    shown = View.of(deep, None, RULE).picture(Plane(0, 1))  # the brighter half: not stretched by itself
+    assert shown.min() == round(1200 / 2300 * 255) and shown.max() == 255
+    assert View.of(deep, None, RULE).picture(Plane(2, 0)).shape == (2, 3, 3)
+
+
+def test_colours_stay_and_a_constant_image_is_black():
+    colours = image(np.arange(36, dtype=np.uint8).reshape(3, 1, 3, 4))
+    assert np.array_equal(View.of(colours, None, RULE).picture(Plane(0, 0)), colours.array[:, 0].transpose(1, 2, 0))
+    assert not View.of(image(np.full((1, 1, 3, 4), 7.0, np.float32)), None, RULE).picture(Plane(0, 0)).any()
+
+
+def test_an_image_of_two_channels_is_refused():
+    with pytest.raises(ChannelError, match="2 channels"):
+        View.of(image(np.zeros((2, 1, 3, 4), np.uint8)), None, RULE)

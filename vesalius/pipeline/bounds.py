@@ -1,0 +1,85 @@
+"""What low-resolution logits prove about full-size masks, before any is made.
+
+A full-size pixel is a mean of a few low-resolution cells, so it lies between their least and their greatest value:
+
+    surely above t   where the least of its cells is        (at least so many pixels, at least this box)
+    perhaps above t  where the greatest of its cells is     (at most so many pixels, at most this box)
+
+Float32 interpolation may step outside by rounding; `SLACK` x the largest |logit| of a mask covers that.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .looks import Taps
+
+# Interpolating twice along two axes takes four lerps of at most 4 roundings each, 16 x 2^-24 = 1e-6 of the largest value.
+SLACK = 4e-6
+
+
+class BoxBounds(NamedTuple):
+    """Every full-size box lies within `outer` and contains `inner` (n, 4), last pixels inclusive; `sure` (n,): `inner` exists."""
+
+    outer: Tensor
+    inner: Tensor
+    sure: Tensor
+
+
+def extremes(low: Tensor, taps: tuple[Taps, Taps]) -> tuple[Tensor, Tensor]:
+    """The least and greatest value (n, R, S) of the cells behind each run of rows and columns; `low` is (n, h, w)."""
+    least, greatest = low.float(), low.float()
+    slack = SLACK * greatest.abs().amax((1, 2), keepdim=True)
+    for dim, runs in ((1, taps[0]), (2, taps[1])):
+        below, above = least.index_select(dim, runs.first), greatest.index_select(dim, runs.first)
+        for step in range(1, int((runs.last - runs.first).max()) + 1):
+            cells = torch.minimum(runs.first + step, runs.last)
+            below = torch.minimum(below, least.index_select(dim, cells))
+            above = torch.maximum(above, greatest.index_select(dim, cells))
+        least, greatest = below, above
+    return least - slack, greatest + slack
+
+
+def stability_at_most(least: Tensor, greatest: Tensor, taps: tuple[Taps, Taps], offset: float) -> Tensor:
+    """(n,) float64, no less than the stability of the full-size masks: most pixels above `offset` by fewest above -`offset`."""
+    inner, outer = _pixels(greatest > offset, taps), _pixels(least > -offset, taps)
+    # With none surely in the outer mask nothing is known, unless none is perhaps in the inner one: then it is 0.
+    return torch.where(outer > 0, inner / outer.clamp_min(1), torch.where(inner > 0, torch.inf, 0.0))
+
+
+def box_bounds(least: Tensor, greatest: Tensor, taps: tuple[Taps, Taps]) -> BoxBounds:
+    """Within which box, and around which, the full-size mask above 0 lies."""
+    perhaps, surely = greatest > 0, least > 0
+    sure = surely.flatten(1).any(1)
+    return BoxBounds(_box(perhaps, taps), _box(surely, taps), sure)
+
+
+def iou_at_least(bounds: BoxBounds, others: np.ndarray) -> np.ndarray:
+    """(n, m) float64: no box within the bounds has less IoU with one of `others` (m, 4); 0 where nothing is sure."""
+    inner, outer = (b.numpy().astype(np.float64)[:, None] for b in (bounds.inner, bounds.outer))
+    theirs = others.astype(np.float64)[None]
+    sides = np.minimum(inner[..., 2:], theirs[..., 2:]) - np.maximum(inner[..., :2], theirs[..., :2])
+    shared = sides.clip(min=0).prod(-1) * bounds.sure.numpy()[:, None]
+    union = (outer[..., 2:] - outer[..., :2]).prod(-1) + (theirs[..., 2:] - theirs[..., :2]).prod(-1) - shared
+    return np.divide(shared, union, out=np.zeros_like(shared), where=shared > 0)
+
+
+def _pixels(holds: Tensor, taps: tuple[Taps, Taps]) -> Tensor:
+    """(n,) full-size pixels in the runs (n, R, S) that hold."""
+    rows, columns = (runs.pixels.double() for runs in taps)
+    return torch.einsum("nrs,r,s->n", holds.double(), rows, columns)
+
+
+def _box(holds: Tensor, taps: tuple[Taps, Taps]) -> Tensor:
+    """(n, 4) x0, y0, x1, y1 around the pixels of the runs (n, R, S) that hold; of no use where none does."""
+    ends = []
+    for dim, runs in ((1, taps[1]), (2, taps[0])):
+        held = holds.any(dim=dim).to(torch.uint8)
+        first, last = held.argmax(1), held.shape[1] - 1 - held.flip(1).argmax(1)
+        ends.append((runs.starts[first], runs.starts[last + 1] - 1))
+    (x0, x1), (y0, y1) = ends
+    return torch.stack([x0, y0, x1, y1], dim=1)

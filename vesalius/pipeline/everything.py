@@ -1,0 +1,273 @@
+"""Everything mode: a grid of clicks, and of all masks they give the confident, stable and different ones.
+
+    crops -> points -> 3 masks each -> predicted IoU, stability, not cut by the crop -> NMS -> NMS across crops -> clean-up
+
+The records equal those of the original, which makes every candidate at full size before it drops most of them. Here a
+candidate is made at full size only if nothing rules it out before: its predicted IoU, its stability as bounded from low
+resolution (`bounds.py`), and a better mask that surely overlaps its box too much. Candidates go from the best predicted IoU
+down, as NMS does, so whatever suppresses is known before whatever it suppresses. Full-size logits exist for a few at a time.
+
+Paper   Kirillov et al. 2023, arXiv:2304.02643, section 5 and appendix B
+Differs  nothing surviving gives an empty list (the original fails with crops); the stability of an empty mask is 0, not NaN
+Parity  tests/parity/compare_everything.py
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..core.errors import InputError, unknown_name
+from . import rle
+from .bounds import box_bounds, extremes, iou_at_least, stability_at_most
+from .crops import crop_boxes, cut_by_crop, overlaps, point_grid, suppress
+from .looks import Asked, Look, Looker
+from .regions import drop_small, mask_boxes, stability
+
+Record = dict[str, Any]
+Progress = Callable[[int, int], None]  # points asked, points in all
+
+CHUNK_PX = 1 << 22  # full-size pixels made at once: 16 MB of logits
+HELD_BYTES = 1 << 28  # of low-resolution logits that wait for their turn; beyond it they are decided early
+ROUNDING = 1e-6  # of a float32 quotient, and more: a bound must beat a threshold by this
+
+
+@dataclass(frozen=True)
+class EverythingOptions:
+    """The original's parameters, by its names and with its defaults.
+
+    A threshold of 0 or below is off. `points_per_side` is divided by `crop_n_points_downscale_factor` with every layer of crops;
+    `point_grids` replaces it: a grid (n, 2) of x, y in [0, 1] for each layer. `output_mode`: what `segmentation` holds.
+    """
+
+    points_per_side: int | None = 32
+    points_per_batch: int = 64
+    pred_iou_thresh: float = 0.88
+    stability_score_thresh: float = 0.95
+    stability_score_offset: float = 1.0
+    box_nms_thresh: float = 0.7
+    crop_n_layers: int = 0
+    crop_nms_thresh: float = 0.7
+    crop_overlap_ratio: float = 512 / 1500
+    crop_n_points_downscale_factor: int = 1
+    point_grids: tuple[np.ndarray, ...] | None = None
+    min_mask_region_area: int = 0
+    output_mode: Literal["binary_mask", "uncompressed_rle", "coco_rle"] = "binary_mask"
+
+    def __post_init__(self) -> None:
+        if (self.points_per_side is None) == (self.point_grids is None):
+            raise InputError("everything mode needs either points_per_side or point_grids", fix="give one of them")
+        whole = {"points_per_batch": 1, "crop_n_layers": 0, "crop_n_points_downscale_factor": 1, "min_mask_region_area": 0}
+        for name, least in {**whole, **({} if self.points_per_side is None else {"points_per_side": 1})}.items():
+            if getattr(self, name) < least:
+                raise InputError(f"{name} = {getattr(self, name)} is too small", fix=f"give {least} or more")
+        if self.point_grids is not None and len(self.point_grids) <= self.crop_n_layers:
+            raise InputError(f"{self.crop_n_layers} layers of crops need {self.crop_n_layers + 1} point_grids")
+        if self.output_mode not in OUTPUT_MODES:
+            raise unknown_name("output mode", self.output_mode, OUTPUT_MODES)
+
+    def grid(self, layer: int) -> np.ndarray:
+        """(n, 2) points x, y in [0, 1] for the crops of a layer."""
+        if self.point_grids is not None:
+            return np.asarray(self.point_grids[layer], np.float64)
+        assert self.points_per_side is not None
+        return point_grid(int(self.points_per_side / self.crop_n_points_downscale_factor**layer))
+
+
+OUTPUT_MODES: dict[str, Callable[[np.ndarray], Any]] = {
+    "binary_mask": lambda mask: mask,
+    "uncompressed_rle": rle.encode,
+    "coco_rle": lambda mask: rle.to_text(rle.encode(mask)),
+}
+
+
+@dataclass(frozen=True)
+class Region:
+    """One mask found. `bits` packs what lies within `box` (x0, y0, x1, y1, last pixels), all in the picture's pixels."""
+
+    box: np.ndarray
+    bits: np.ndarray
+    iou: float
+    stability: float
+    point: tuple[float, float]
+    crop: tuple[int, int, int, int]
+
+    @classmethod
+    def of(cls, mask: np.ndarray, box: np.ndarray, **rest: Any) -> Region:
+        """From a mask and the box around it, both on the same frame."""
+        x0, y0, x1, y1 = box
+        return cls(box, np.packbits(mask[y0 : y1 + 1, x0 : x1 + 1]), **rest)
+
+    def mask(self, height: int, width: int) -> np.ndarray:
+        """(H, W) boolean."""
+        x0, y0, x1, y1 = self.box
+        full = np.zeros((height, width), bool)
+        shape = (y1 + 1 - y0, x1 + 1 - x0)
+        full[y0 : y1 + 1, x0 : x1 + 1] = np.unpackbits(self.bits, count=shape[0] * shape[1]).reshape(shape)
+        return full
+
+
+def everything(
+    picture: np.ndarray, look: Looker, options: EverythingOptions | None = None, *, progress: Progress | None = None
+) -> list[Record]:
+    """Records of all masks that `look` finds in a picture (H, W, C), in the original's order: as its last NMS leaves them.
+
+    segmentation (H, W) bool or RLE; area in px; bbox [x, y, w, h], w and h to the last pixel, as the original counts;
+    predicted_iou; stability_score; point_coords [[x, y]], the click; crop_box [x, y, w, h]. None found: an empty list.
+    """
+    options = options or EverythingOptions()
+    height, width = picture.shape[:2]
+    boxes, layers = crop_boxes(height, width, options.crop_n_layers, options.crop_overlap_ratio)
+    grids = [options.grid(layer) for layer in layers]
+    total, asked, found = sum(map(len, grids)), 0, list[Region]()
+    for box, grid in zip(boxes, grids, strict=True):
+        x0, y0, x1, y1 = box
+        crop = _Crop(look(picture[y0:y1, x0:x1]), box, (height, width), options)
+        for done in crop.ask(grid * (x1 - x0, y1 - y0)):
+            if progress:
+                progress(asked + done, total)
+        asked += len(grid)
+        found += crop.survivors()
+    if len(boxes) > 1 and found:
+        areas = np.array([(x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in (region.crop for region in found)])
+        found = [found[i] for i in suppress(_boxes(found), 1 / areas, options.crop_nms_thresh)]
+    if options.min_mask_region_area > 0 and found:
+        found = _without_small_regions(found, height, width, options)
+    return [_record(region, region.mask(height, width), OUTPUT_MODES[options.output_mode]) for region in found]
+
+
+@dataclass
+class _Candidate:
+    """A mask on its way: `state` waits to be made full size; then `region` is what came of it, None where it was dropped."""
+
+    iou: float
+    point: np.ndarray
+    state: Tensor | None
+    bounds: Any = None
+    region: Region | None = None
+
+
+class _Crop:
+    """One crop: its candidates, and what they come to. Boxes are on the crop until a region leaves."""
+
+    def __init__(self, seen: Look, box: np.ndarray, shape: tuple[int, int], options: EverythingOptions):
+        self.seen, self.box, self.shape, self.options = seen, box, shape, options
+        self.candidates: list[_Candidate] = []
+        self.held = 0
+        self.chunk = max(1, CHUNK_PX // (seen.size[0] * seen.size[1]))
+
+    def ask(self, points: np.ndarray) -> Iterator[int]:
+        """Ask about points (n, 2) batch by batch and keep the hopeful candidates; yields how many points are done."""
+        for start in range(0, len(points), self.options.points_per_batch):
+            batch = points[start : start + self.options.points_per_batch]
+            iou, state = self.seen.ask(Asked(batch[:, None], np.ones((len(batch), 1), np.int64)), multimask=True)
+            which = np.repeat(np.arange(len(batch)), iou.shape[1])
+            self._hold(iou.flatten(), state.flatten(0, 1), batch[which])
+            if self.held > HELD_BYTES:
+                self._decide([candidate for candidate in self.candidates if candidate.state is not None])
+            yield min(start + self.options.points_per_batch, len(points))
+
+    def survivors(self) -> list[Region]:
+        """The regions that filters and NMS leave, the best predicted IoU first."""
+        waiting = sorted(self.candidates, key=lambda candidate: -candidate.iou)  # stable: the earlier first among equals
+        kept, boxes = list[Region](), np.zeros((0, 4), np.int64)
+        while waiting:
+            chunk, waiting = self._next(waiting, boxes)
+            self._decide([candidate for candidate in chunk if candidate.state is not None])
+            for region in (candidate.region for candidate in chunk):
+                if region is not None and not (overlaps(region.box, boxes) > self.options.box_nms_thresh).any():
+                    kept.append(region)
+                    boxes = np.concatenate([boxes, region.box[None]])
+        corner = np.tile(self.box[:2], 2)
+        return [replace(region, box=region.box + corner) for region in kept]
+
+    def _hold(self, iou: Tensor, state: Tensor, points: np.ndarray) -> None:
+        """Take in what neither its predicted IoU nor its low resolution rules out."""
+        options, keep = self.options, torch.arange(len(iou))
+        if options.pred_iou_thresh > 0:
+            keep = (iou > options.pred_iou_thresh).nonzero()[:, 0].cpu()
+        bounds = None
+        if self.seen.taps is not None and len(keep):
+            least, greatest = extremes(state[keep.to(state.device)].cpu(), self.seen.taps)
+            if options.stability_score_thresh > 0:
+                most = stability_at_most(least, greatest, self.seen.taps, options.stability_score_offset)
+                hopeful = most * (1 + ROUNDING) >= options.stability_score_thresh
+                keep, least, greatest = keep[hopeful], least[hopeful], greatest[hopeful]
+            bounds = box_bounds(least, greatest, self.seen.taps)
+        for i, j in enumerate(keep.tolist()):
+            own = None if bounds is None else type(bounds)(*(part[i : i + 1] for part in bounds))
+            one = state[j].clone()
+            self.held += one.numel() * one.element_size()
+            self.candidates.append(_Candidate(float(iou[j]), points[j], one, own))
+
+    def _next(self, waiting: list[_Candidate], kept: np.ndarray) -> tuple[list[_Candidate], list[_Candidate]]:
+        """The next few that no kept box surely suppresses, and those after them."""
+        chunk: list[_Candidate] = []
+        for i, candidate in enumerate(waiting):
+            if len(chunk) == self.chunk:
+                return chunk, waiting[i:]
+            known = candidate.bounds is not None and candidate.state is not None and len(kept)
+            if known and (iou_at_least(candidate.bounds, kept) > self.options.box_nms_thresh + ROUNDING).any():
+                continue
+            chunk.append(candidate)
+        return chunk, []
+
+    def _decide(self, candidates: list[_Candidate]) -> None:
+        """Make candidates at full size, a few at a time, and judge them there."""
+        for start in range(0, len(candidates), self.chunk):
+            part = candidates[start : start + self.chunk]
+            logits = self.seen.full(torch.stack([candidate.state for candidate in part if candidate.state is not None]))
+            scores = stability(logits, self.options.stability_score_offset).cpu()
+            masks = logits > 0
+            boxes = mask_boxes(masks).cpu().numpy()
+            good = ~cut_by_crop(boxes + np.tile(self.box[:2], 2), self.box, *self.shape)
+            if self.options.stability_score_thresh > 0:
+                good &= (scores >= self.options.stability_score_thresh).numpy()
+            for i, candidate in enumerate(part):
+                candidate.state = None
+                if good[i]:
+                    x, y = candidate.point + self.box[:2]
+                    candidate.region = Region.of(
+                        masks[i].cpu().numpy(), boxes[i], iou=candidate.iou, stability=float(scores[i]),
+                        point=(float(x), float(y)), crop=tuple(self.box.tolist()),
+                    )  # fmt: skip
+        self.held = sum(c.state.numel() * c.state.element_size() for c in self.candidates if c.state is not None)
+
+
+def _without_small_regions(found: list[Region], height: int, width: int, options: EverythingOptions) -> list[Region]:
+    """Small holes filled, then small islands dropped; then NMS once more, which prefers masks that needed neither."""
+    cleaned, untouched = [], []
+    for region in found:
+        mask, filled = drop_small(region.mask(height, width), options.min_mask_region_area, "holes")
+        mask, dropped = drop_small(mask, options.min_mask_region_area, "islands")
+        if filled or dropped:
+            box = mask_boxes(torch.from_numpy(mask)[None])[0].numpy()
+            x0, y0, x1, y1 = box
+            region = replace(region, box=box, bits=np.packbits(mask[y0 : y1 + 1, x0 : x1 + 1]))
+        cleaned.append(region)
+        untouched.append(float(not (filled or dropped)))
+    kept = suppress(_boxes(cleaned), np.array(untouched), max(options.box_nms_thresh, options.crop_nms_thresh))
+    return [cleaned[i] for i in kept]
+
+
+def _boxes(regions: list[Region]) -> np.ndarray:
+    return np.stack([region.box for region in regions])
+
+
+def _record(region: Region, mask: np.ndarray, shown: Callable[[np.ndarray], Any]) -> Record:
+    x0, y0, x1, y1 = region.box.tolist()
+    cx0, cy0, cx1, cy1 = region.crop
+    return {
+        "segmentation": shown(mask),
+        "area": int(np.count_nonzero(mask)),
+        "bbox": [x0, y0, x1 - x0, y1 - y0],
+        "predicted_iou": region.iou,
+        "point_coords": [list(region.point)],
+        "stability_score": region.stability,
+        "crop_box": [cx0, cy0, cx1 - cx0, cy1 - cy0],
+    }

@@ -1,0 +1,289 @@
+"""What `vesalius segment` does with prompts: one image, some objects pointed at (or everything), one label map on its grid.
+
+OUT/case.png           1..n in the order given; where objects overlap the higher logit wins
+OUT/case_2.png         with `separate`, the second object alone, whatever overlaps it
+OUT/case_mask_3.png    with `all_masks`, the third of the masks that a lone click was answered with
+OUT/case.json          in everything mode, the records; record i is label i + 1, and smaller masks lie on top
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..core.atomic import atomic
+from ..core.errors import InputError, OutputError
+from ..core.image import Image, Mask
+from ..core.labels import Label, Labels
+from ..core.prompts import ObjectPrompt, Plane
+from ..io.files import case_name, write
+from ..io.frames import write_frames
+from . import rle
+from .everything import EverythingOptions
+from .outputs import Outputs
+from .overlay import overlay
+from .prompter import Prompter, load_prompter
+from .session import Session, open_image
+from .tiled import Precision
+from .volumes import Slices
+
+Watch = Callable[[int, int, str], None]  # done, in all, of what
+OBJECTS_MOST = 65535  # labels that 16 bits can tell apart
+
+
+@dataclass(frozen=True, eq=False)
+class PromptOptions:
+    """What to segment, with what, and what to write. `objects`, or `everything` with the slice it looks at in a volume."""
+
+    objects: tuple[ObjectPrompt, ...] = ()
+    everything: bool = False
+    slice: int | None = None
+    axis: str | None = None
+    model: str | Path | Prompter | None = None
+    weights: str | Path | None = None
+    window: tuple[float, float] | None = None
+    separate: bool = False
+    all_masks: bool = False
+    propagate: bool = True
+    format: str | None = None
+    overwrite: bool = False
+    overlays: bool = False
+    series: str | None = None
+    device: str = "auto"
+    precision: Precision = "auto"
+    cache: str | Path | bool | None = None
+
+
+@dataclass(frozen=True)
+class FoundObject:
+    """One object of the label map: its `value`, what the user called it, its size, and the predicted IoU, on one slice."""
+
+    value: int
+    name: str
+    voxels: int
+    predicted_iou: float | None = None
+    file: Path | None = None
+
+
+@dataclass(frozen=True)
+class Prompted:
+    """A finished segmentation by prompts. `alternatives`: the three masks of a lone click, with their predicted IoU."""
+
+    case: str
+    mask: Path
+    objects: tuple[FoundObject, ...]
+    model: str
+    view: str
+    seconds: float
+    records: Path | None = None
+    alternatives: tuple[tuple[Path, float], ...] = ()
+    overlay: Path | None = None
+    notes: tuple[str, ...] = ()
+
+
+def segment_prompted(input: str | Path, out: str | Path, options: PromptOptions, *, progress: Watch | None = None) -> Prompted:
+    """Segment what `options` point at in one image, a DICOM folder or a folder of frames, into `out`, a folder or a file.
+
+    Raises InputError and its kin for prompts that are wrong, weights that are not there, or an output that exists.
+    """
+    began = time.monotonic()
+    if bool(options.objects) == options.everything:
+        raise InputError("either objects are prompted, or everything is wanted", fix="give prompts, or --everything alone")
+    image = open_image(input, series=options.series)
+    for prompt in options.objects:
+        prompt.plane(image.grid)  # all prompts are looked at before weights are loaded
+    places = _Places(image, out, options)
+    prompter = options.model
+    if prompter is None or isinstance(prompter, str | Path):
+        prompter = load_prompter(prompter, weights=options.weights, device=options.device, precision=options.precision)
+    session = Session(image, prompter, window=options.window, cache=options.cache)
+    tell = progress or (lambda done, total, what: None)
+    mask, found, more = (_everything if options.everything else _objects)(session, options, places, tell)
+    places.write(mask, places.target)
+    picture = places.draw(mask) if options.overlays else None
+    return Prompted(
+        places.case, places.target, found, prompter.name, session.view.rule, time.monotonic() - began,
+        overlay=picture, notes=image.notes, **more,
+    )  # fmt: skip
+
+
+class _Places:
+    """Where the masks of one image go; nothing is overwritten unless that is allowed."""
+
+    def __init__(self, image: Image, out: str | Path, options: PromptOptions):
+        self.image, self.options = image, options
+        self.frames = image.source is not None and image.source.format == "frames"
+        source = image.source.path if image.source else Path(image.name)
+        self.outputs = Outputs.of(out, [source], options.format)
+        if self.frames and self.outputs.file is not None:
+            raise OutputError("the masks of frames do not fit into one file", file=Path(out), fix="name a folder")
+        self.target = self.outputs.folder / image.name if self.frames else self.outputs.mask_path(image)
+        self.case = image.name
+        if self.target.exists() and not options.overwrite:
+            raise OutputError("there is a mask already", file=self.target, fix="name another output, or allow --overwrite")
+        self.outputs.prepare()
+
+    def beside(self, tag: str) -> Path:
+        """The mask called `tag` beside the label map."""
+        stem = case_name(self.target)
+        suffix = "" if self.frames else self.target.name[len(stem) :]
+        return self.target.with_name(f"{stem}_{tag}{suffix}")
+
+    @property
+    def records(self) -> Path:
+        return self.target.with_name(f"{case_name(self.target)}.json")
+
+    def write(self, mask: Mask, path: Path) -> Path:
+        if self.frames:
+            write_frames(mask, path, self.image, overwrite=self.options.overwrite)
+        else:
+            write(mask, path, format=self.outputs.format, like=self.image, overwrite=self.options.overwrite)
+        return path
+
+    def alone(self, mask: np.ndarray, tag: str, name: str) -> Path:
+        """Write one object's boolean mask (Z, Y, X)."""
+        labels = Labels((Label(1, name),))
+        return self.write(Mask(mask.astype(np.uint8), self.image.grid, labels, self.image.source), self.beside(tag))
+
+    def draw(self, mask: Mask) -> Path:
+        path = self.outputs.beside("overlays") / f"{self.case}.png"
+        with atomic(path) as part:
+            part.write_bytes(overlay(self.image, mask, window=self.options.window))
+        return path
+
+
+Answer = tuple[Slices, float | None]
+Done = tuple[Mask, tuple[FoundObject, ...], dict[str, Any]]
+
+
+def _objects(session: Session, options: PromptOptions, places: _Places, tell: Watch) -> Done:
+    """Object after object, painted as they come."""
+    image, groups = session.image, _grouped(options.objects, session.image.grid.dims)
+    if len(groups) > OBJECTS_MOST:
+        raise InputError(f"{len(groups)} objects are more than a mask can number", fix=f"prompt at most {OBJECTS_MOST} at once")
+    alternatives = _alternatives(session, options, places) if options.all_masks else ()
+    labels = np.zeros(image.grid.shape, np.uint16)
+    top = np.zeros(image.grid.shape, np.float32)  # logits of what is painted: only above 0 is anything an object
+    names, trust, files = _names(groups), [], []
+    for number, (slices, iou) in enumerate(_found(session, groups, options), start=1):
+        tell(number, len(groups), names[number - 1])
+        trust.append(iou)
+        for index, logits in slices.logits.items():
+            _paint(labels, top, logits, number, Plane(slices.axis, index))
+        mask = slices.mask(image.grid) if options.separate else None
+        files.append(None if mask is None else places.alone(mask, str(number), names[number - 1]))
+    counts = np.bincount(labels.ravel(), minlength=len(groups) + 1)
+    found = tuple(
+        FoundObject(i, name, int(counts[i]), iou, file)
+        for i, (name, iou, file) in enumerate(zip(names, trust, files, strict=True), start=1)
+    )
+    named = Labels(tuple(Label(i, name) for i, name in enumerate(names, start=1)))
+    return Mask(labels, image.grid, named, image.source), found, {"alternatives": alternatives}
+
+
+def _paint(labels: np.ndarray, top: np.ndarray, logits: np.ndarray, number: int, plane: Plane) -> None:
+    """Where these logits are above 0 and above all before, the object `number` stands."""
+    painted, highest = plane.take(labels), plane.take(top)  # views
+    wins = logits > highest
+    painted[wins] = number
+    highest[wins] = logits[wins]
+
+
+def _found(session: Session, groups: Sequence[Sequence[ObjectPrompt]], options: PromptOptions) -> Iterator[Answer]:
+    """Each object's logits by slice, and the predicted IoU where slices were prompted one by one."""
+    grid = session.image.grid
+    if grid.dims == 3 and options.propagate:
+        for group in groups:
+            yield session.follow(group), None
+        return
+    if any(prompt.plane(grid) is None for group in groups for prompt in group):
+        raise InputError("a prompt in three dimensions has to propagate", fix="leave out --no-propagate, or prompt one slice")
+    answers = session.answers([prompt for group in groups for prompt in group])
+    for group in groups:
+        seen = list(islice(answers, len(group)))
+        logits = {plane.index: one.logits for plane, one in seen}
+        yield Slices(seen[0][0].axis, logits), min(one.iou for _, one in seen)
+
+
+def _alternatives(session: Session, options: PromptOptions, places: _Places) -> tuple[tuple[Path, float], ...]:
+    """The three masks of a lone click, written one by one."""
+    if len(options.objects) != 1 or not options.objects[0].lone_click:
+        raise InputError(
+            "all masks are given for a lone click", fix="give one --point and nothing else, or leave out --all-masks"
+        )
+    prompt, grid = options.objects[0], session.image.grid
+    plane = prompt.plane(grid)
+    if plane is None:
+        raise InputError("all masks are given on one slice", fix="give the slice (--slice K) and x,y")
+    found, written = session.answer(prompt), []
+    for number, (mask, score) in enumerate(zip(found.masks, found.scores, strict=True), start=1):
+        whole = np.zeros(grid.shape, bool)
+        plane.put(whole, mask)
+        written.append((places.alone(whole, f"mask_{number}", f"mask_{number}"), float(score)))
+    return tuple(written)
+
+
+def _everything(session: Session, options: PromptOptions, places: _Places, tell: Watch) -> Done:
+    """All objects of a picture or a slice; the records go to a file of their own."""
+    if options.separate or options.all_masks:
+        raise InputError("everything mode writes one label map and its records", fix="leave out --separate and --all-masks")
+    plane = session.plane(options.slice, options.axis)
+    records = session.everything(slice=options.slice, axis=options.axis, progress=lambda done, total: tell(done, total, "points"))
+    if len(records) > OBJECTS_MOST:
+        raise InputError(f"{len(records)} objects are more than a mask can number")
+    labels = np.zeros(session.image.grid.shape, np.uint16)
+    painted = plane.take(labels)
+    for number in sorted(range(1, len(records) + 1), key=lambda number: -records[number - 1]["area"]):
+        painted[records[number - 1]["segmentation"]] = number
+    _write_records(records, session, plane, places)
+    found = tuple(
+        FoundObject(i, f"object {i}", record["area"], record["predicted_iou"]) for i, record in enumerate(records, start=1)
+    )
+    mask = Mask(labels, session.image.grid, None, session.image.source, instances=True)
+    return mask, found, {"records": places.records}
+
+
+def _write_records(records: Iterable[dict[str, Any]], session: Session, plane: Plane, places: _Places) -> None:
+    """case.json: how it was made, and the records with COCO RLE in place of arrays."""
+    kept = {
+        "image": places.case,
+        "model": session.prompter.name,
+        "view": session.view.rule,
+        "axis": "zyx"[plane.axis],
+        "slice": plane.index,
+        "options": {key: value for key, value in asdict(EverythingOptions()).items() if key != "output_mode"},
+        "records": [{**record, "segmentation": rle.to_text(rle.encode(record["segmentation"]))} for record in records],
+    }
+    with atomic(places.records) as part:
+        part.write_text(json.dumps(kept, indent=1), encoding="utf-8")
+
+
+def _grouped(objects: Sequence[ObjectPrompt], dims: int) -> list[list[ObjectPrompt]]:
+    """One group an object. In a volume, prompts of one name on different slices are the same object."""
+    groups: list[list[ObjectPrompt]] = []
+    named: dict[str, list[ObjectPrompt]] = {}
+    for prompt in objects:
+        group = named.get(prompt.name or "") if dims == 3 else None
+        if group is not None and all(each.slice != prompt.slice and each.axis == prompt.axis for each in group):
+            group.append(prompt)
+            continue
+        groups.append([prompt])
+        if prompt.name:
+            named[prompt.name] = groups[-1]
+    return groups
+
+
+def _names(groups: Sequence[Sequence[ObjectPrompt]]) -> list[str]:
+    """Every object's own name: the user's, numbered where it is said twice, or its number."""
+    names: list[str] = []
+    for number, group in enumerate(groups, start=1):
+        name = group[0].name or f"object {number}"
+        names.append(f"{name} {number}" if name in names else name)
+    return names

@@ -1,0 +1,108 @@
+"""From one slice through a volume, or from one frame through a video: each mask prompts for the next.
+
+    ... <- k-2 <- k-1 <- [k: prompted] -> k+1 -> k+2 -> ...
+
+On the next slice the model is given the mask's logits and the box around it, a little wider. It goes on, both ways, until
+the model no longer trusts its mask, the mask is empty, or its area changes too much from one slice to the next.
+Between two prompted slices both come together: the logits are averaged by how near each prompt is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from ..core.errors import InputError
+from .looks import Asked, Look
+
+
+@dataclass(frozen=True)
+class PropagateOptions:
+    """When to stop, and how wide to look: `margin` is a share of the box's sides, `most_change` a ratio of areas.
+
+    `least_iou` is what the model must at least predict of its own mask.
+    """
+
+    least_iou: float = 0.5
+    most_change: float = 2.0
+    margin: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.most_change <= 1:
+            raise InputError(f"most_change = {self.most_change:g} stops at once", fix="give a ratio above 1, such as 2")
+        if self.margin < 0:
+            raise InputError(f"the margin {self.margin:g} is negative", fix="give a share of the box, such as 0.1")
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A mask on one slice: logits (H, W), the state it came from, and the IoU that the model predicts."""
+
+    logits: np.ndarray
+    state: Tensor
+    iou: float
+
+
+Reach = tuple[int, int]  # slices first .. last - 1 that may be entered
+
+
+def propagate(
+    look: Callable[[int], Look],
+    seeds: Mapping[int, Seen],
+    reach: Reach,
+    options: PropagateOptions | None = None,
+    *,
+    prompted: Callable[[int, Asked], Asked] = lambda index, asked: asked,
+) -> dict[int, np.ndarray]:
+    """Logits (H, W) of every slice reached from the `seeds` (slice -> its mask), the seeds' own among them, within `reach`.
+
+    `prompted` may add to what is asked on a slice, such as clicks that lie on it.
+    """
+    options, order = options or PropagateOptions(), sorted(seeds)
+    found = {index: seen.logits for index, seen in seeds.items()}
+    for i, index in enumerate(order):
+        before = order[i - 1] if i else reach[0] - 1
+        after = order[i + 1] if i + 1 < len(order) else reach[1]
+        for stops, step in ((before, -1), (after, 1)):
+            for place, logits in _walk(look, seeds[index], range(index + step, stops, step), options, prompted):
+                met = reach[0] <= stops < reach[1]  # another seed comes from the other side
+                share = 1 - abs(place - index) / abs(stops - index) if met else 1.0
+                found[place] = found.get(place, np.float32(0)) + share * logits
+    return found
+
+
+def _walk(
+    look: Callable[[int], Look],
+    seen: Seen,
+    places: range,
+    options: PropagateOptions,
+    prompted: Callable[[int, Asked], Asked],
+) -> list[tuple[int, np.ndarray]]:
+    """The slices reached in one direction, from the seed on."""
+    walked: list[tuple[int, np.ndarray]] = []
+    mask = seen.logits > 0
+    for place in places:
+        if not mask.any():
+            break
+        here = look(place)
+        asked = Asked(boxes=_box_around(mask, options.margin)[None], states=seen.state[None])
+        proposals = here.ask(prompted(place, asked), multimask=False)
+        state = proposals.state[0, 0]
+        seen = Seen(here.full(state[None])[0].cpu().numpy(), state, float(proposals.iou[0, 0]))
+        before, mask = np.count_nonzero(mask), seen.logits > 0
+        now = np.count_nonzero(mask)
+        if seen.iou < options.least_iou or not now or not 1 / options.most_change <= now / before <= options.most_change:
+            break
+        walked.append((place, seen.logits))
+    return walked
+
+
+def _box_around(mask: np.ndarray, margin: float) -> np.ndarray:
+    """(4,) x0, y0, x1, y1 (exclusive) of a mask (H, W) that is not empty, wider by `margin` of each side, within the slice."""
+    y, x = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
+    low, high = np.array([x[0], y[0]], float), np.array([x[-1] + 1, y[-1] + 1], float)
+    wider = margin * (high - low)
+    return np.concatenate([(low - wider).clip(min=0), np.minimum(high + wider, mask.shape[::-1])])

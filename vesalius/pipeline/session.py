@@ -1,0 +1,309 @@
+"""A session: one image, one promptable model, and prompts that are answered at once.
+
+    session = vesalius.Session("polyp.png", "sam_vit_b")
+    mask = session.predict(box=(60, 40, 180, 150))          # the image is looked at now, and not again
+    session.add(points=[(70, 50)]); session.add(points=[(100, 90)], labels=[0]); session.undo()
+
+Coordinates are the pixels of the image as stored, x before y; `core/prompts.py` says how slices of volumes are counted.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..core.errors import GeometryError, InputError
+from ..core.image import Image
+from ..core.prompts import ObjectPrompt, Plane, find_plane
+from ..io.files import read, read_mask
+from ..io.frames import find_frames, read_frames
+from .embeddings import EmbeddingCache, user_cache
+from .everything import EverythingOptions, Progress, Record, everything
+from .looks import Asked, Look, Proposals
+from .prompter import Prompter, load_prompter
+from .propagation import PropagateOptions, Seen
+from .views import View
+from .volumes import Slices, follow
+
+BATCH = 64  # prompts answered together
+LOOKS_KEPT = 8  # in memory; a SAM's features are 4 MB a slice
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What a prompt gave. `mask` boolean on the image's pixels: (H, W), in a volume (Z, Y, X).
+
+    `masks` (M, H, W) on the prompted slice, with their `scores` (M,), the IoU that the model predicts of each, and `logits`
+    (M, H, W): three for a lone click or with multimask, else one. `mask` is the one of the best score.
+    """
+
+    mask: np.ndarray
+    masks: np.ndarray
+    scores: np.ndarray
+    logits: np.ndarray
+
+
+class Session:
+    """An image (or its path, or a folder of frames) and a model: the name of one with weights, a weights file, or a Prompter.
+
+    `window` (low, high) says which grey values become black and white; without it 8-bit images stay as they are and others
+    follow the percentile rule of the weights (`view.rule` says which). `cache` is where embeddings are kept: a folder, an
+    EmbeddingCache, None for the user's own cache folder, False for none.
+    Raises what `read` and `load_prompter` raise, ChannelError for an image that is neither grey nor RGB.
+    """
+
+    def __init__(
+        self,
+        image: Image | str | Path,
+        model: Prompter | str | Path | None = None,
+        *,
+        window: tuple[float, float] | None = None,
+        cache: EmbeddingCache | str | Path | bool | None = None,
+        device: str = "auto",
+    ):
+        self.image = image if isinstance(image, Image) else open_image(image)
+        self.prompter = load_prompter(model, device=device) if model is None or isinstance(model, str | Path) else model
+        self.view = View.of(self.image, window, self.prompter.percentiles)
+        self.cache = _cache(cache)
+        self._looks: OrderedDict[Plane, Look] = OrderedDict()
+        self._steps: list[tuple[ObjectPrompt, ...]] = []  # all that was said, after each `add`
+        self._undone: list[tuple[ObjectPrompt, ...]] = []
+
+    def predict(
+        self,
+        points: Any = (),
+        labels: Any = (),
+        box: Any = None,
+        mask: Any = None,
+        text: str | None = None,
+        *,
+        slice: int | None = None,
+        axis: str | None = None,
+        multimask: bool = False,
+        details: bool = False,
+    ) -> Any:
+        """The mask of the one object that all these prompts mean: boolean, (H, W), in a volume (Z, Y, X).
+
+        points [(x, y)] with labels 1 (on it) or 0 (beside it), box (x0, y0, x1, y1), an earlier mask, words; in a volume with
+        `slice` and `axis`, or in three dimensions, which propagates. A lone click is answered by the best of three masks;
+        `multimask` asks for three whatever the prompt. With `details` a Prediction, which holds all of them with their scores.
+        Raises InputError and GeometryError for prompts that are wrong in themselves or on this image.
+        """
+        prompt = ObjectPrompt(_listed(points), _listed(labels), box, mask, text, None, slice, axis)
+        if prompt.plane(self.image.grid) is None:
+            if multimask or details:
+                raise InputError("several masks are given for one slice at a time", fix="say which slice, or leave out multimask")
+            return self._on_image(self.follow([prompt]))
+        found = self.answer(prompt, multimask=multimask)
+        return found if details else found.mask
+
+    def answer(self, prompt: ObjectPrompt, *, multimask: bool = False) -> Prediction:
+        """What the model says to a prompt on one slice. Raises as `predict`."""
+        plane = self._plane_of(prompt)
+        proposals = self._propose([self._resolved(prompt)], plane, multimask)
+        logits, scores = self.look(plane).full(proposals.state[0]).cpu().numpy(), proposals.iou[0].cpu().numpy()
+        mask = self._on_image(Slices(plane.axis, {plane.index: logits[scores.argmax()]}))
+        return Prediction(mask, logits > 0, scores, logits)
+
+    def follow(self, prompts: Sequence[ObjectPrompt], options: PropagateOptions | None = None) -> Slices:
+        """One object through the volume, from prompts on slices of one axis or in three dimensions. Raises as `predict`."""
+        known = [self._resolved(prompt) for prompt in prompts]
+        for prompt in known:
+            prompt.plane(self.image.grid)  # all are looked at before the model is asked
+        return follow(known, self.image.grid, self.seen, self.look, options or PropagateOptions())
+
+    def add(self, points: Any = (), labels: Any = (), box: Any = None, mask: Any = None, **rest: Any) -> np.ndarray:
+        """Say more about the current object, and get its mask. A new box or mask replaces the one before; points are added.
+
+        `text`, `slice` and `axis` as in `predict`; a later prompt without a slice is on the last one's. They may lie on several
+        slices of one axis: the mask then has them all, and `propagate` goes through them.
+        """
+        told = self._resolved(ObjectPrompt(_listed(points), _listed(labels), box, mask, **rest))
+        before = self._steps[-1] if self._steps else ()
+        if before and told.dims == 2 and told.slice is None:
+            told = replace(told, slice=before[-1].slice, axis=before[-1].axis)
+        here = [each for each in before if (each.slice, each.axis) == (told.slice, told.axis)]
+        others = tuple(each for each in before if each not in here)
+        state = (*others, _joined(here[0], told) if here else told)
+        found = self._mask_of(state)  # a prompt that is refused changes nothing
+        self._steps.append(state)
+        self._undone.clear()
+        return found
+
+    def undo(self) -> np.ndarray:
+        """Take the last `add` back; the mask before it, empty before the first. Raises InputError where there is none."""
+        if not self._steps:
+            raise InputError("there is nothing to undo", fix="add a prompt first")
+        self._undone.append(self._steps.pop())
+        return self.current()
+
+    def redo(self) -> np.ndarray:
+        """Do again what was undone last. Raises InputError where there is none."""
+        if not self._undone:
+            raise InputError("there is nothing to redo", fix="undo comes first, and no new prompt in between")
+        self._steps.append(self._undone.pop())
+        return self.current()
+
+    def current(self) -> np.ndarray:
+        """The mask of the current object; empty before its first prompt."""
+        return self._mask_of(self._steps[-1]) if self._steps else self._on_image(Slices(0, {}))
+
+    def clear(self) -> None:
+        """Begin another object."""
+        self._steps, self._undone = [], []
+
+    def everything(
+        self,
+        options: EverythingOptions | None = None,
+        *,
+        slice: int | None = None,
+        axis: str | None = None,
+        progress: Progress | None = None,
+        **given: Any,
+    ) -> list[Record]:
+        """Records of all objects of a picture, or of one slice; options as one record or by name. See `everything.everything`."""
+        plane = self.plane(slice, axis)
+        look = lambda crop: self.prompter.look(crop, self.cache)  # noqa: E731
+        return everything(self.view.picture(plane), look, replace(options or EverythingOptions(), **given), progress=progress)
+
+    def propagate(self, options: PropagateOptions | None = None, **given: Any) -> np.ndarray:
+        """The current object (of `add`) through the volume, (Z, Y, X) boolean; options as one record or by name.
+
+        Raises InputError for a picture, or before the first prompt.
+        """
+        if self.image.grid.dims == 2:
+            raise InputError("a picture has no slices to propagate through", fix="give a volume, or use predict")
+        if not self._steps:
+            raise InputError("there is no object to propagate", fix="add a prompt on one slice first")
+        return self._on_image(self.follow(self._steps[-1], replace(options or PropagateOptions(), **given)))
+
+    def plane(self, slice: int | None = None, axis: str | None = None) -> Plane:
+        """A picture's only slice, or the slice named; raises InputError where it is not there, or none is named in a volume."""
+        if self.image.grid.dims == 2:
+            if slice not in (None, 0) or axis is not None:
+                raise InputError("a picture has no slices", fix="leave out the slice and the axis")
+            return Plane(0, 0)
+        if slice is None:
+            raise InputError("this is a volume: everything mode looks at one slice", fix="give the slice (--slice K)")
+        return find_plane(self.image.grid, slice, axis or "axial")
+
+    def look(self, plane: Plane) -> Look:
+        """The slice as the model sees it; the last few are remembered."""
+        if plane not in self._looks:
+            self._looks[plane] = self.prompter.look(self.view.picture(plane), self.cache)
+            if len(self._looks) > LOOKS_KEPT:
+                self._looks.popitem(last=False)
+        self._looks.move_to_end(plane)
+        return self._looks[plane]
+
+    def _mask_of(self, prompts: Sequence[ObjectPrompt]) -> np.ndarray:
+        """Every prompted slice answered by itself; a prompt in three dimensions propagates."""
+        planes = [prompt.plane(self.image.grid) for prompt in prompts]
+        if any(plane is None for plane in planes):
+            return self._on_image(self.follow(prompts))
+        if len({plane.axis for plane in planes if plane}) > 1:
+            raise InputError("the prompts of one object lie along different axes", fix="give them all on slices of one axis")
+        found = {p.index: self.seen(prompt, p).logits for prompt, p in zip(prompts, planes, strict=True) if p}
+        return self._on_image(Slices(next(p.axis for p in planes if p), found))
+
+    def seen(self, prompt: ObjectPrompt, plane: Plane) -> Seen:
+        """The best mask of a prompt on a slice."""
+        return next(self._answers([(prompt, plane)]))
+
+    def answers(self, prompts: Sequence[ObjectPrompt]) -> Iterator[tuple[Plane, Seen]]:
+        """The best mask of each prompt on its own slice, in order; prompts alike in a row are answered together."""
+        placed = [(self._resolved(prompt), self._plane_of(prompt)) for prompt in prompts]
+        return zip((plane for _, plane in placed), self._answers(placed), strict=True)
+
+    def _answers(self, placed: Sequence[tuple[ObjectPrompt, Plane]]) -> Iterator[Seen]:
+        for (plane, _), run in groupby(placed, key=lambda each: (each[1], _kind(each[0]))):
+            alike = [prompt for prompt, _ in run]
+            for start in range(0, len(alike), BATCH):
+                proposals = self._propose(alike[start : start + BATCH], plane)
+                for ious, states in zip(proposals.iou, proposals.state, strict=True):
+                    best = int(ious.argmax())
+                    logits = self.look(plane).full(states[best][None])[0].cpu().numpy()
+                    yield Seen(logits, states[best], float(ious[best]))
+
+    def _propose(self, alike: Sequence[ObjectPrompt], plane: Plane, multimask: bool = False) -> Proposals:
+        """What the model says to prompts of one kind on one slice."""
+        seen, first = self.look(plane), alike[0]
+        masks = [seen.believed(plane.take(each.mask)) for each in alike if isinstance(each.mask, np.ndarray)]
+        asked = Asked(
+            points=np.array([each.points for each in alike]) if first.points else None,
+            labels=np.array([each.labels for each in alike]) if first.points else None,
+            boxes=None if first.box is None else np.array([each.box for each in alike]),
+            states=torch.cat(masks) if masks else None,
+            text=None if first.text is None else torch.stack([self.prompter.words(each.text or "") for each in alike]),
+        )
+        return seen.ask(asked, multimask=multimask or first.lone_click)
+
+    def _plane_of(self, prompt: ObjectPrompt) -> Plane:
+        plane = prompt.plane(self.image.grid)
+        if plane is None:
+            raise InputError("this prompt lies on no single slice", fix="say which slice")
+        return plane
+
+    def _resolved(self, prompt: ObjectPrompt) -> ObjectPrompt:
+        """The prompt with its mask as a boolean array (Z, Y, X); raises GeometryError where it does not fit the image."""
+        mask, grid = prompt.mask, self.image.grid
+        if mask is None:
+            return prompt
+        if isinstance(mask, Path):
+            return replace(prompt, mask=read_mask(mask, like=self.image).array > 0)
+        values = np.asarray(mask) > 0
+        if values.shape == grid.shape:
+            return replace(prompt, mask=values)
+        plane = prompt.plane(grid)
+        if plane is None or values.shape != plane.size(grid):
+            raise GeometryError(
+                f"the mask prompt {values.shape} is not as large as the image {grid.shape}", fix="give one on its pixels"
+            )
+        whole = np.zeros(grid.shape, bool)
+        plane.put(whole, values)
+        return replace(prompt, mask=whole)
+
+    def _on_image(self, found: Slices) -> np.ndarray:
+        mask = found.mask(self.image.grid)
+        return mask[0] if self.image.grid.dims == 2 else mask
+
+
+def _kind(prompt: ObjectPrompt) -> tuple[Any, ...]:
+    """Prompts of one kind fit into one batch."""
+    return len(prompt.points), prompt.lone_click, prompt.box is None, prompt.mask is None, prompt.text is None
+
+
+def open_image(path: str | Path, *, series: str | None = None) -> Image:
+    """An image file, a DICOM folder, or a folder of frames. Raises what `read` and `read_frames` raise."""
+    return read_frames(path) if find_frames(path) else read(path, series=series)
+
+
+def _joined(before: ObjectPrompt, told: ObjectPrompt) -> ObjectPrompt:
+    """What was said before and what is said now about the same object on the same slice."""
+    return replace(
+        told,
+        points=before.points + told.points,
+        labels=before.labels + told.labels,
+        box=before.box if told.box is None else told.box,
+        mask=before.mask if told.mask is None else told.mask,
+        text=before.text if told.text is None else told.text,
+    )
+
+
+def _listed(values: Any) -> Any:
+    return () if values is None else values
+
+
+def _cache(where: EmbeddingCache | str | Path | bool | None) -> EmbeddingCache | None:
+    if isinstance(where, EmbeddingCache):
+        return where
+    if where is False:
+        return None
+    return EmbeddingCache(user_cache() if where is None or where is True else Path(where))

@@ -1,0 +1,58 @@
+"""What a promptable model is shown of an image: one slice as an RGB picture of 8 bits, windowed by a rule that is said.
+
+8-bit pictures and volumes   as they are, or through the window given
+anything else                the window given, or else the weights' own percentiles, over the whole image
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..core.errors import ChannelError
+from ..core.image import Grid, Image
+from ..core.prompts import Plane
+from ..transforms.intensity import Window, percentiles
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """An image, the grey values `limits` that become black and white (None: 8 bits as they are), and the rule in words."""
+
+    image: Image
+    limits: tuple[float, float] | None
+    rule: str
+
+    @classmethod
+    def of(cls, image: Image, window: tuple[float, float] | None, rule: tuple[float, float]) -> View:
+        """Through `window`, or by the percentiles `rule` where the image needs it and no window is given.
+
+        Raises ChannelError unless grey or RGB, InputError for a window that does not rise.
+        """
+        if len(image.array) not in (1, 3):
+            file = image.source.path if image.source else None
+            raise ChannelError(f"the image has {len(image.array)} channels", file=file, fix="prompts need a grey or an RGB image")
+        if window is not None:
+            checked = Window(*window)
+            return cls(image, (checked.low, checked.high), f"window {checked.low:g} to {checked.high:g}, as given")
+        if image.array.dtype == np.uint8:
+            return cls(image, None, "8 bits as stored")
+        found = [percentiles(channel, rule) for channel in image.array]  # of all channels: a picture keeps its colours
+        low, high = min(low for low, _ in found), max(high for _, high in found)
+        return cls(image, (low, high), f"percentiles {rule[0]:g} and {rule[1]:g} of the image: {low:g} to {high:g}")
+
+    def picture(self, plane: Plane) -> np.ndarray:
+        """(H, W, 3) uint8, of the slice `plane`."""
+        values = plane.take(self.image.array)
+        if self.limits is not None:
+            values = self._windowed(values)
+        values = np.broadcast_to(values, (3, *values.shape[1:]))
+        return np.ascontiguousarray(values.transpose(1, 2, 0))
+
+    def _windowed(self, values: np.ndarray) -> np.ndarray:
+        assert self.limits is not None
+        if not self.limits[0] < self.limits[1]:
+            return np.zeros(values.shape, np.uint8)  # a constant image
+        shown = Window(*self.limits).apply(Image(values[:, None], Grid((1, *values.shape[1:])))).array[:, 0]
+        return np.rint(shown * 255).astype(np.uint8)

@@ -1,0 +1,128 @@
+"""One object through a volume, from what was said about it on some slices, or in three dimensions.
+
+a prompt on slice k     its mask there is where propagation begins
+points (x, y, z)        the same, on every slice with a point on the object; the others are heard in passing
+a box of six numbers    propagation begins on its middle slice, leaves it nowhere, and looks for the object within it
+a mask of the volume    propagation begins on the slice where it is largest
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ..core.errors import InputError
+from ..core.image import Grid
+from ..core.prompts import ObjectPrompt, Plane, find_plane
+from .looks import Asked, Look
+from .propagation import PropagateOptions, Reach, Seen, propagate
+
+Answer = Callable[[ObjectPrompt, Plane], Seen]
+
+
+@dataclass(frozen=True, eq=False)
+class Slices:
+    """Logits (H, W) of one object by slice along house `axis`; it is nowhere else."""
+
+    axis: int
+    logits: dict[int, np.ndarray]
+
+    def mask(self, grid: Grid) -> np.ndarray:
+        """(Z, Y, X) boolean."""
+        found = np.zeros(grid.shape, bool)
+        for index, logits in self.logits.items():
+            Plane(self.axis, index).put(found, logits > 0)
+        return found
+
+
+def follow(
+    prompts: Sequence[ObjectPrompt], grid: Grid, answer: Answer, look: Callable[[Plane], Look], options: PropagateOptions
+) -> Slices:
+    """The object that all of `prompts` mean. `answer` gives the mask of a prompt on a slice.
+
+    Raises InputError where prompts lie along different axes, or none says where the object is.
+    """
+    axis = _axis_of(prompts, grid)
+    flat: dict[int, ObjectPrompt] = {}
+    solid: list[ObjectPrompt] = []
+    for prompt in prompts:
+        plane = prompt.plane(grid)
+        if plane is None:
+            solid.append(prompt)
+        else:
+            flat[plane.index] = prompt
+    reach, box = _limits(solid, grid, axis)
+    heard = _points_by_slice(solid, axis, grid.shape[axis])
+    for index, prompt in heard.items():
+        if 1 in prompt.labels and index not in flat:
+            flat[index] = replace(prompt, box=box)
+    if not flat:
+        flat = _start(solid, axis, reach, box)
+    seeds = {index: answer(prompt, Plane(axis, index)) for index, prompt in flat.items()}
+
+    def prompted(index: int, asked: Asked) -> Asked:
+        return _within(_with_points(asked, heard.get(index)), box)
+
+    logits = propagate(lambda index: look(Plane(axis, index)), seeds, reach, options, prompted=prompted)
+    return Slices(axis, logits)
+
+
+def _axis_of(prompts: Sequence[ObjectPrompt], grid: Grid) -> int:
+    """The house axis along which all prompts are sliced."""
+    axes = {find_plane(grid, 0, prompt.axis or "axial").axis for prompt in prompts}
+    if len(axes) > 1:
+        raise InputError("the prompts of one object lie along different axes", fix="give them all on slices of one axis")
+    return axes.pop()
+
+
+def _limits(solid: Sequence[ObjectPrompt], grid: Grid, axis: int) -> tuple[Reach, tuple[float, ...] | None]:
+    """The slices that the six-number boxes allow, and the box on each of them."""
+    reach, flat = (0, grid.shape[axis]), None
+    for prompt in solid:
+        if prompt.box is not None:
+            low, high = prompt.box[:3], prompt.box[3:]
+            along = 2 - axis  # house axes are z, y, x; a prompt's x, y, z
+            reach = int(np.floor(low[along])), int(np.ceil(high[along]))
+            flat = tuple(value for corner in (low, high) for i, value in enumerate(corner) if i != along)
+    return reach, flat
+
+
+def _points_by_slice(solid: Sequence[ObjectPrompt], axis: int, count: int) -> dict[int, ObjectPrompt]:
+    """The points x, y, z as points on their slices."""
+    along, found = 2 - axis, dict[int, tuple[list[tuple[float, ...]], list[int]]]()
+    for prompt in solid:
+        for point, label in zip(prompt.points, prompt.labels, strict=True):
+            places, labels = found.setdefault(min(round(point[along]), count - 1), ([], []))
+            places.append(tuple(value for i, value in enumerate(point) if i != along))
+            labels.append(label)
+    return {index: ObjectPrompt(tuple(places), tuple(labels)) for index, (places, labels) in found.items()}
+
+
+def _start(solid: Sequence[ObjectPrompt], axis: int, reach: Reach, box: tuple[float, ...] | None) -> dict[int, ObjectPrompt]:
+    """Where no slice was prompted: the middle of the box, or the slice where the mask is largest."""
+    if box is not None:
+        return {(reach[0] + reach[1]) // 2: ObjectPrompt(box=box)}
+    masks = [prompt.mask for prompt in solid if isinstance(prompt.mask, np.ndarray)]
+    if masks and masks[0].any():
+        areas = masks[0].sum(axis=tuple(i for i in range(3) if i != axis))
+        return {int(areas.argmax()): ObjectPrompt(mask=masks[0])}
+    raise InputError(
+        "nothing says where in the volume the object is", fix="give a point on it, a box or a mask that is not empty"
+    )
+
+
+def _with_points(asked: Asked, heard: ObjectPrompt | None) -> Asked:
+    if heard is None:
+        return asked
+    return replace(asked, points=np.array(heard.points)[None], labels=np.array(heard.labels)[None])
+
+
+def _within(asked: Asked, box: tuple[float, ...] | None) -> Asked:
+    """The box asked for, cut to the one that the user gave; where they do not meet, the user's."""
+    if box is None or asked.boxes is None:
+        return asked
+    low, high = np.maximum(asked.boxes[0, :2], box[:2]), np.minimum(asked.boxes[0, 2:], box[2:])
+    inside = np.concatenate([low, high]) if (low < high).all() else np.array(box)
+    return replace(asked, boxes=inside[None])
