@@ -10,7 +10,8 @@ from trainable import pictures, recipe, volumes
 from vesalius.models.catalog import CATALOG, plain
 
 NAMES = ("unetpp", "attention_unet", "segvit", "segvit_v2")
-TAUGHT = [pytest.param(name, config, id=f"{name}-{config.dims}d") for name in NAMES for config in CATALOG[name].tiny[:2]]
+ONE_A_DIMENSION = {(name, config.dims): config for name in NAMES for config in reversed(CATALOG[name].tiny)}
+TAUGHT = [pytest.param(name, config, id=f"{name}-{dims}d") for (name, dims), config in ONE_A_DIMENSION.items()]
 
 
 def tiny_recipe(path: Path, config, patch: list[int]) -> Path:

@@ -129,8 +129,9 @@ class Backbone(nn.Module):
             nn.init.trunc_normal_(self.positions, std=0.02)
             self.cls_token.requires_grad_(False)  # carried, not used
         drops = [c.drop_path * i / max(1, c.depth - 1) for i in range(c.depth)]
-        options = {"scale": c.scale, "k_bias": not self.relative}
-        self.layers = nn.ModuleList([Layer(c.width, c.heads, 4 * c.width, 0.0, drop, **options) for drop in drops])
+        self.layers = nn.ModuleList(
+            [Layer(c.width, c.heads, 4 * c.width, 0.0, drop, scale=c.scale, k_bias=not self.relative) for drop in drops]
+        )
         self.biases = nn.ModuleList([RelativePositions(c.grid, c.heads) for _ in drops if self.relative])
         self.edges = MLP((c.width, max(1, c.width // 4), 1)) if c.edges else None
         self.apply(init_linear)
