@@ -17,9 +17,11 @@ import torch
 from torch import Tensor
 
 from .looks import Taps
+from .regions import first_and_last
 
 # Interpolating twice along two axes takes four lerps of at most 4 roundings each, 16 x 2^-24 = 1e-6 of the largest value.
 SLACK = 4e-6
+PART = 16  # masks looked at together: more fall out of the cache
 
 
 class BoxBounds(NamedTuple):
@@ -32,7 +34,12 @@ class BoxBounds(NamedTuple):
 
 def extremes(low: Tensor, taps: tuple[Taps, Taps]) -> tuple[Tensor, Tensor]:
     """The least and greatest value (n, R, S) of the cells behind each run of rows and columns; `low` is (n, h, w)."""
-    least, greatest = low.float(), low.float()
+    parts = [_extremes(part, taps) for part in low.float().split(PART)]
+    return torch.cat([least for least, _ in parts]), torch.cat([greatest for _, greatest in parts])
+
+
+def _extremes(low: Tensor, taps: tuple[Taps, Taps]) -> tuple[Tensor, Tensor]:
+    least = greatest = low
     slack = SLACK * greatest.abs().amax((1, 2), keepdim=True)
     for dim, runs in ((1, taps[0]), (2, taps[1])):
         below, above = least.index_select(dim, runs.first), greatest.index_select(dim, runs.first)
@@ -70,16 +77,15 @@ def iou_at_least(bounds: BoxBounds, others: np.ndarray) -> np.ndarray:
 
 def _pixels(holds: Tensor, taps: tuple[Taps, Taps]) -> Tensor:
     """(n,) full-size pixels in the runs (n, R, S) that hold."""
-    rows, columns = (runs.pixels.double() for runs in taps)
-    return torch.einsum("nrs,r,s->n", holds.double(), rows, columns)
+    rows, columns = (runs.pixels for runs in taps)
+    return (holds.float() @ columns.float()).double() @ rows.double()  # exact: a row has fewer than 2^24 pixels
 
 
 def _box(holds: Tensor, taps: tuple[Taps, Taps]) -> Tensor:
     """(n, 4) x0, y0, x1, y1 around the pixels of the runs (n, R, S) that hold; of no use where none does."""
     ends = []
     for dim, runs in ((1, taps[1]), (2, taps[0])):
-        held = holds.any(dim=dim).to(torch.uint8)
-        first, last = held.argmax(1), held.shape[1] - 1 - held.flip(1).argmax(1)
+        first, last = first_and_last(holds.view(torch.uint8).amax(dim))
         ends.append((runs.starts[first], runs.starts[last + 1] - 1))
     (x0, x1), (y0, y1) = ends
     return torch.stack([x0, y0, x1, y1], dim=1)

@@ -25,13 +25,16 @@ def stability(logits: Tensor, offset: float) -> Tensor:
 
 def mask_boxes(masks: Tensor) -> Tensor:
     """(n, 4) int64 x0, y0, x1, y1 of boolean masks (n, H, W), x1 and y1 the last pixels; four zeros for an empty mask."""
-    ends = []
+    ends, held = [], masks.view(torch.uint8)
     for dim in (1, 2):  # along y: the columns that hold something; along x: the rows
-        held = masks.any(dim=dim).to(torch.uint8)
-        first, last = held.argmax(1), held.shape[1] - 1 - held.flip(1).argmax(1)
-        ends.append((first, last))
+        ends.append(first_and_last(held.amax(dim)))  # amax of bytes is ten times as quick as any
     (x0, x1), (y0, y1) = ends
-    return torch.stack([x0, y0, x1, y1], dim=1) * masks.flatten(1).any(1)[:, None]
+    return torch.stack([x0, y0, x1, y1], dim=1) * held.amax((1, 2))[:, None]
+
+
+def first_and_last(held: Tensor) -> tuple[Tensor, Tensor]:
+    """(n,) indices of the first and the last 1 in each row of (n, m) bytes; the ends of the row where there is none."""
+    return held.argmax(1), held.shape[1] - 1 - held.flip(1).argmax(1)
 
 
 def drop_small(mask: np.ndarray, least_px: float, kind: Literal["holes", "islands"]) -> tuple[np.ndarray, bool]:

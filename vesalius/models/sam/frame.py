@@ -100,4 +100,6 @@ class Frame:
         if self.aspect == "keep":
             h, w = self.inner(shape)
             scores = F.interpolate(scores, (self.size, self.size), mode="bilinear", align_corners=False)[..., :h, :w]
+        if tuple(scores.shape[-2:]) == tuple(shape):
+            return scores  # the picture is as large as the square's part: interpolation would change nothing
         return F.interpolate(scores, shape, mode="bilinear", align_corners=False)
