@@ -27,7 +27,15 @@ from pathlib import Path
 
 import numpy as np
 
-NET = {"dims": 3, "in_channels": 1, "widths": [24, 48, 96, 160], "norm": "instance", "conv_bias": False}
+NET = {
+    "dims": 3,
+    "in_channels": 1,
+    "widths": [16, 32, 96, 160],
+    "convs": [1, 2, 2, 2],
+    "decoder_convs": [1, 2, 2],
+    "norm": "instance",
+    "conv_bias": False,
+}
 CASES = {
     "volume": {"size": (192, 192, 160), "classes": 3, "roi": (64, 64, 64)},
     "classes": {"size": (256, 384, 384), "classes": 14, "roi": (64, 64, 64)},

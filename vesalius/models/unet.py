@@ -38,7 +38,7 @@ from .contract import Outputs
 from .needs import Needs, bias_matters, levels_for
 from .sizes import Axes, check_levels
 
-WIDTHS = {2: (32, 64, 128, 192, 256, 256), 3: (24, 48, 96, 160, 192)}  # of a planned network
+WIDTHS = {2: (32, 64, 128, 192, 256, 256), 3: (16, 32, 96, 160, 192)}  # of a planned network
 
 
 @dataclass(frozen=True)

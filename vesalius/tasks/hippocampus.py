@@ -28,7 +28,7 @@ HIPPOCAMPUS = Task(
             "dims": 3,
             "in_channels": 1,
             "classes": 3,
-            "widths": [24, 48, 96, 160],
+            "widths": [16, 32, 96, 160],
             "convs": [1, 2, 2, 2],
             "decoder_convs": [1, 2, 2],
             "norm": "instance",
@@ -40,8 +40,8 @@ HIPPOCAMPUS = Task(
     nsd_tolerance_mm=1.0,
     weights=WeightsSpec(
         file="unet_hippocampus.safetensors",
-        sha256="a083cdf43aef95ac0ce89f2f27c99c8c4eb5917386f48995cc2cc4e4756481a6",
+        sha256="4bb61727607cb9f0c6d636d9ba48d87d9ca0800bb9a3b12ab4c5bd6020faca31",
         licence="CC BY-SA 4.0",
-        data="Medical Segmentation Decathlon, task 4, 136 volumes",
+        data="Medical Segmentation Decathlon, task 4, 152 volumes",
     ),
 )

@@ -35,7 +35,7 @@ NUCLEI = Task(
     decide=Objects(),
     weights=WeightsSpec(
         file="unet_nuclei.safetensors",
-        sha256="77f744b5682f3d908ce3c4e2e00562f3bb3b57c12b51c150baefc53858914ce4",
+        sha256="c46906f2125f617047e0750c41b84c9173dbf2c2f8d56e2eb779219af8204991",
         licence="CC0",
         data="2018 Data Science Bowl, stage 1 (BBBC038), 272 pictures",
     ),
