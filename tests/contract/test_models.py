@@ -1,4 +1,4 @@
-"""What every model of the catalog promises, at each of its tiny configurations. A new entry is tested the moment it is listed."""
+"""What every Segmenter of the catalog promises, at each of its tiny configurations. A new one is tested once it is listed."""
 
 from typing import Any
 

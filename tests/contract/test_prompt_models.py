@@ -32,7 +32,7 @@ def fresh(entry: Entry, config: Any) -> Any:
 
 
 def image_for(model: Any, batch: int = 1) -> Tensor:
-    side = model.config.encoder.image_size
+    side = model.frame_size
     return torch.randn(batch, 3, side, side, generator=torch.Generator().manual_seed(1))
 
 
@@ -93,7 +93,7 @@ def test_a_point_that_is_none_changes_nothing(name: str, entry: Entry, config: A
 def test_every_parameter_gets_a_finite_gradient(name: str, entry: Entry, config: Any) -> None:
     model = fresh(entry, config).train()
     features = model.embed(image_for(model, 2))
-    text = {"text": torch.randn(2, config.text)} if config.text else {}
+    text = {"text": torch.randn(2, config.text)} if model.knows_text else {}
     total = torch.zeros(())
     with_masks = BOXES | masks_for(model, features.detach()[:1]) | text
     for given, multimask in ((POINTS, False), (POINTS | BOXES, True), (with_masks, False)):
@@ -123,7 +123,7 @@ def test_text_is_refused_by_weights_that_know_none(name: str, entry: Entry, conf
     model = fresh(entry, config)
     with torch.no_grad():
         features = model.embed(image_for(model))
-        if not config.text:
+        if not model.knows_text:
             with pytest.raises(InputError, match="know no text"):
                 model.decode(features, Prompts(text=torch.randn(2, 10)))
             return
@@ -166,3 +166,19 @@ def test_what_is_saved_is_what_is_loaded(name: str, entry: Entry, config: Any, t
     with torch.no_grad():
         wanted, found = (m(image_for(m), Prompts(**BOXES)).logits for m in (model, again))
     assert torch.equal(wanted, found) and not torch.equal(before.logits, found)
+
+
+@every_model
+def test_every_kind_of_prompt_matters(name: str, entry: Entry, config: Any) -> None:
+    model = fresh(entry, config)
+    with torch.no_grad():
+        features = model.embed(image_for(model))
+        whole = POINTS | BOXES
+        before = model.decode(features, Prompts(**whole)).logits
+        for other in (
+            {"points": POINTS["points"] + 6},
+            {"labels": 1 - POINTS["labels"]},
+            {"boxes": BOXES["boxes"] + 5},
+            masks_for(model, features),
+        ):
+            assert not torch.equal(model.decode(features, Prompts(**(whole | other))).logits, before), other

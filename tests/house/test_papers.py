@@ -86,4 +86,5 @@ def test_the_version_is_one_in_all_papers():
 
 def test_weights_that_are_shipped_stay_small():
     for file in (ROOT / "vesalius" / "weights").glob("*.safetensors"):
-        assert file.stat().st_size <= 10e6, f"{file.name} is larger than 10 MB"
+        most = 25e6 if file.stem == "vesalius_mini" else 10e6  # the one model that is for every picture
+        assert file.stat().st_size <= most, f"{file.name} is larger than {most / 1e6:g} MB"

@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ..core.errors import InputError, unknown_name
 from . import attention_unet, layouts, swin_unet, transunet, unetpp_layouts, vit_layouts
 from .attention_unet import AttentionUNet, AttentionUNetConfig, derive_attention_unet
+from .mini import Mini, MiniConfig
 from .naming import Convert, State
 from .needs import Derive, Needs, check_dims
 from .sam import official as sam_official
@@ -219,6 +220,19 @@ CATALOG: dict[str, Entry] = {
         recipe="none yet",
         weights="`vesalius models download`: sam_vit_b, sam_vit_l, sam_vit_h, mobile_sam, medsam (Apache-2.0)",
         official=sam_official.official,
+        kind="prompts",
+    ),
+    "vesalius_mini": Entry(
+        builder=Mini,
+        config=MiniConfig,
+        paper="none: our own; prompts as in Kirillov et al. 2023, arXiv:2304.02643",
+        licence="Apache-2.0 (our code); research only: weights trained on Kvasir-SEG, GlaS, CPM-15, ISBI 2012",
+        description="points, boxes and masks to masks in milliseconds: small, looks at a view around each prompt",
+        dims=(2,),
+        tiny=(MiniConfig(64, (8, 8, 12, 16), (1, 1, 1, 1), 1, 2, (6, 8, 10, 12)),),
+        loss="interactive",
+        recipe="vesalius_mini",
+        weights="not trained yet: docs/models/vesalius_mini.md says how",
         kind="prompts",
     ),
     "tiny_vit": Entry(

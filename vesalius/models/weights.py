@@ -71,6 +71,15 @@ def load_state(path: str | Path, *, sha256: str | None = None) -> tuple[dict[str
     return {k: v.float() if v.dtype in (torch.float16, torch.bfloat16) else v for k, v in state.items()}, metadata
 
 
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """What a .safetensors file says of itself, none of its tensors read; raises WeightsError for one that is damaged."""
+    try:
+        with safe_open(path, "pt") as file:
+            return dict(file.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise WeightsError("this is no whole safetensors file", file=path, fix="fetch or copy it again") from error
+
+
 def file_hash(path: str | Path) -> str:
     """The sha256 of a file, in hex."""
     with open(path, "rb") as file:

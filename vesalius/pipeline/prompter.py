@@ -26,6 +26,7 @@ from ..models.sam.frame import Frame
 from ..models.sam.text import embed_text
 from ..models.weights import file_hash
 from .embeddings import EmbeddingCache, key_of
+from .glancer import IN_THE_BOX, find_views, load_glancer, read_views
 from .looks import Asked, Look, Proposals, Taps, taps_of
 from .predictor import choose_device
 from .tiled import Precision, use_bf16
@@ -167,8 +168,9 @@ def load_prompter(
     text_encoder: str | Path | None = None,
     device: str = "auto",
     precision: Precision = "auto",
-) -> FramePrompter:
-    """The promptable model `what`: the name of released weights, or a file of `vesalius models import`.
+) -> Prompter:
+    """The promptable model `what`: the name of released weights, a file of `vesalius models import`, or weights of a run of
+    `vesalius train`; by default our own in the package.
 
     `weights` is the file where it does not lie in the weights folder: an official one, which `what` names, or an imported one.
     `text_encoder` is a CLIP in a folder, for weights that know words.
@@ -176,8 +178,9 @@ def load_prompter(
     """
     place = choose_device(device)
     bf16 = use_bf16(precision, place)
-    if what is None and weights is None:
-        raise WeightsError("no promptable model was named, and none comes with the package", fix=_choices())
+    ours = find_views(IN_THE_BOX if what is None else what) if weights is None else Path(weights)
+    if ours is not None and (entry := read_views(ours)) is not None:
+        return load_glancer(ours, entry, place, bf16)
     if weights is not None and str(what) in CHECKPOINTS:
         imported = import_file(weights, str(what))
         assert imported.frame is not None

@@ -207,7 +207,7 @@ class Order:
             step += 1
 
 
-def batches(samples: Samples, order: Order, workers: int) -> Iterator[dict[str, torch.Tensor]]:
+def batches(samples: Dataset, order: Order, workers: int) -> Iterator[dict[str, torch.Tensor]]:
     """An endless stream of batches, made `workers` processes ahead (0: in this one)."""
     loader = DataLoader(samples, batch_sampler=order, num_workers=workers, prefetch_factor=4 if workers else None)  # type: ignore[arg-type]
     return iter(loader)

@@ -56,6 +56,11 @@ def train(
         load_state(options.weights)  # one that cannot be read is told before a run is begun
     out = Path(out)
     say = say if is_main() else lambda _: None
+    from .promptable import chosen_recipe, is_promptable, train_promptable  # which only its own kind of model needs
+
+    if is_promptable(options, out):
+        recipe = adjust(chosen_recipe(options), options)
+        return train_promptable(Path(dataset), out, options, recipe, limit_of, say)
     if options.folds is None:
         if options.fold is not None:
             raise InputError("a fold of how many?", fix="give --folds too")

@@ -25,6 +25,7 @@ from ..core.image import Shape3
 from ..models.catalog import build, derived, entry, make_config, plain
 from ..models.contract import Segmenter
 from ..models.needs import Needs
+from ..pipeline.predictor import TASK_KEY
 from ..tasks.decide import Argmax, Decision, Objects, Regions
 from ..tasks.task import Inference, ModelSpec, Task
 from ..transforms.intensity import Percentile, Scale, Window, ZScore
@@ -72,6 +73,31 @@ class Plan(Record):
     data: Data
     task: Task
     recipe: Recipe
+
+    @property
+    def model(self) -> ModelSpec:
+        return self.task.model
+
+    @property
+    def dims(self) -> int:
+        return self.task.dims
+
+    @property
+    def name(self) -> str:
+        return self.task.name
+
+    @property
+    def title(self) -> str:
+        return self.task.title
+
+    @property
+    def half(self) -> bool:
+        return False
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What the weights file says of itself, for `pipeline.predictor.load`."""
+        return {TASK_KEY: self.task.model_dump_json()}
 
     @property
     def patch(self) -> Shape3:
@@ -240,12 +266,13 @@ def tile(patch: Shape3, shapes: np.ndarray, model: str, config: dict[str, Any]) 
     return (1, largest[0], largest[1]) if dims == 2 else (largest[0], largest[1], largest[2])
 
 
-def write_plan(plan: Plan, path: Path) -> None:
+def write_plan(plan: Record, path: Path) -> None:
     """The plan as TOML with comments. Raises OutputError."""
     document = tomlkit.document()
     document.add(tomlkit.comment("What Vesalius will do, derived from the data. Edit it and start with --plan."))
-    for key, values in plan.model_dump(mode="json", exclude_none=True).items():
-        document.add(key, table(values, key))
+    values = plan.model_dump(mode="json", exclude_none=True)
+    for key, value in sorted(values.items(), key=lambda item: isinstance(item[1], dict)):
+        document.add(key, table(value, key) if isinstance(value, dict) else value)
     with atomic(path) as part:
         part.write_text(tomlkit.dumps(document), encoding="utf-8")
 

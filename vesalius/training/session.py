@@ -20,14 +20,14 @@ import numpy as np
 from torch import Tensor
 
 from ..models.weights import load_into, load_state, save
-from ..pipeline.predictor import RUN_WEIGHTS, TASK_KEY
+from ..pipeline.predictor import RUN_WEIGHTS
 from .checkpoint import CHECKPOINT, save_checkpoint
 from .journal import Bar, Journal
 from .plan import Plan
 from .recipe import Recipe
 from .summary import write_report
 from .trainer import Trainer
-from .validate import Held, Scores, mean_dice, means, validate
+from .validate import Examination, Scores, mean_dice, means
 
 Say = Callable[[str], None]
 VALIDATION_SHARE = 0.1  # of the time so far that validations between epochs may take, where a run is limited in minutes
@@ -80,7 +80,7 @@ class RunSummary:
 class Session:
     """What a run remembers between its steps, and when it does what. One process writes."""
 
-    def __init__(self, plan: Plan, trainer: Trainer, held: Held, run: Path, options: TrainOptions, say: Say):
+    def __init__(self, plan: Plan | Any, trainer: Trainer, held: Examination, run: Path, options: TrainOptions, say: Say):
         self.plan, self.recipe, self.trainer, self.held, self.run = plan, plan.recipe, trainer, held, run
         self.options, self.say = options, say
         self.main = trainer.accelerator.is_main_process
@@ -149,7 +149,7 @@ class Session:
     def _validated(self, epoch: int) -> dict[str, float]:
         """Look at a few kept-back cases, remember the best, keep the weights."""
         start = time.monotonic()
-        found = means(validate(self.trainer.average, self.plan.task, self.held.some(QUICK), precision=self.recipe.precision))
+        found = means(self.held.some(QUICK).examine(self.trainer.average, self.plan))
         self.dice = mean_dice(found)
         better = self.dice > self.best
         if better:
@@ -163,8 +163,8 @@ class Session:
     def keep_weights(self) -> None:
         """RUN/weights.safetensors: the running average, with the task it is for."""
         about = self._line() | {"dice": self.dice, "seed": self.recipe.seed, "data": self.plan.data.name}
-        metadata = {TASK_KEY: self.plan.task.model_dump_json(), "training": json.dumps(about)}
-        save(self.run / RUN_WEIGHTS, self.trainer.average, metadata, half=self.options.half)
+        metadata = self.plan.metadata | {"training": json.dumps(about)}
+        save(self.run / RUN_WEIGHTS, self.trainer.average, metadata, half=self.options.half or self.plan.half)
 
     def save(self) -> None:
         """A checkpoint, by one process."""
@@ -187,7 +187,7 @@ class Session:
         if journal:
             if self.recipe.keep == "best" and (self.run / RUN_WEIGHTS).is_file():
                 load_into(trainer.average, load_state(self.run / RUN_WEIGHTS)[0])
-            scores = validate(trainer.average, self.plan.task, self.held, precision=self.recipe.precision)
+            scores = self.held.examine(trainer.average, self.plan)
             self.dice = mean_dice(means(scores))
             self.keep_weights()
             begun = {"loss": float(np.mean(self.losses))} if self.losses else {}  # of an epoch that was not finished

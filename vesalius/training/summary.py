@@ -28,9 +28,9 @@ def write_report(run: Path, plan: Plan, scores: dict[str, Scores]) -> Path:
         sections.append(Section("Case by case", table(["case", "label", *metrics], case_rows)))
     recipe = plan.recipe
     sizes = f"Patch {plan.patch}, batch {recipe.batch}, {recipe.optimiser}, seed {recipe.seed}"
-    about = f"{plan.task.title}. {sizes}; all of it in plan.toml."
+    about = f"{plan.title}. {sizes}; all of it in plan.toml."
     with atomic(run / "report.html") as part:
-        part.write_text(page(f"Training of {plan.task.name}", [Section("Plan", paragraph(about)), *sections]), encoding="utf-8")
+        part.write_text(page(f"Training of {plan.name}", [Section("Plan", paragraph(about)), *sections]), encoding="utf-8")
     return run / "report.html"
 
 

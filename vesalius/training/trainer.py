@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 import os
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +29,8 @@ from .plan import Plan
 from .processes import join_norms
 from .recipe import Recipe
 
+# From the network, a batch on its device and the arithmetic of the forward pass to the loss.
+Teach = Callable[[nn.Module, dict[str, Tensor], Callable[[], AbstractContextManager]], Tensor]
 POLY_POWER = 0.9  # nnU-Net, and DeepLab before it
 
 
@@ -51,28 +55,40 @@ def rate(recipe: Recipe, progress: float) -> float:
     return recipe.lr * rise * fall
 
 
-class Trainer:
-    """Model, running average and optimiser of a plan on a device. `precision` as in the recipe."""
+def supervise(name: str) -> Teach:
+    """The lesson of a Segmenter: its outputs against the target, by the loss of that name."""
+    loss = find_loss(name)
 
-    def __init__(self, plan: Plan, device: torch.device, limit: Limit):
+    def teach(model: nn.Module, batch: dict[str, Tensor], computing: Callable[[], AbstractContextManager]) -> Tensor:
+        with computing():
+            outputs = model(batch["image"])
+        return loss(Outputs(*outputs), batch["target"], batch.get("weight"))
+
+    return teach
+
+
+class Trainer:
+    """Model, running average and optimiser of a plan on a device. `precision` as in the recipe; `teach`: the lesson of a step."""
+
+    def __init__(self, plan: Plan | Any, device: torch.device, limit: Limit, teach: Teach | None = None):
         self.plan, self.recipe, self.limit = plan, plan.recipe, limit
         self.accelerator = Accelerator(cpu=device.type == "cpu")
         wanted = int(os.environ.get("WORLD_SIZE", "1"))
         if self.accelerator.num_processes != wanted:
             raise VesaliusError(f"{wanted} processes were started and {self.accelerator.num_processes} work together")
         self.bf16 = use_bf16(self.recipe.precision, device)
-        self.layout = torch.channels_last if plan.task.dims == 2 else torch.channels_last_3d
+        self.layout = torch.channels_last if plan.dims == 2 else torch.channels_last_3d
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.recipe.seed)
-            model = build(plan.task.model.name, plan.task.model.config)
-            self.average = build(plan.task.model.name, plan.task.model.config)
+            model = build(plan.model.name, plan.model.config)
+            self.average = build(plan.model.name, plan.model.config)
         self.average.load_state_dict(model.state_dict())
         self.average.requires_grad_(False).eval().to(self.accelerator.device)
         self.average.to(memory_format=self.layout)  # type: ignore[call-overload]
         join_norms(model)
         model.to(memory_format=self.layout)  # type: ignore[call-overload]
         self.model, self.optimiser = self.accelerator.prepare(model, make_optimiser(model, self.recipe))
-        self.loss = find_loss(plan.loss)
+        self.teach = teach or supervise(plan.loss)
         self.step, self.before, self.started = 0, 0.0, time.monotonic()
 
     @property
@@ -107,12 +123,10 @@ class Trainer:
         for group in self.optimiser.param_groups:
             group["lr"] = rate(self.recipe, progress)
         device = self.accelerator.device
-        image = batch["image"].to(device).contiguous(memory_format=self.layout)
-        weight = batch["weight"].to(device) if "weight" in batch else None
+        given = {key: value.to(device) for key, value in batch.items()}
+        given["image"] = given["image"].contiguous(memory_format=self.layout)
         self.model.train()
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
-            outputs = self.model(image)
-        loss = self.loss(Outputs(*outputs), batch["target"].to(device), weight)
+        loss = self.teach(self.model, given, lambda: torch.autocast(device.type, torch.bfloat16, enabled=self.bf16))
         value = float(loss.detach())
         if not math.isfinite(value):
             raise InputError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 from torch import nn
 
@@ -15,6 +15,18 @@ from ..pipeline.segment import segment_image
 from ..tasks.task import Task
 
 Scores = dict[str, dict[str, float]]  # label -> metric -> value
+
+
+class Examination(Protocol):
+    """What a run's weights are tried on."""
+
+    def __len__(self) -> int: ...
+
+    def some(self, most: int) -> Examination: ...
+
+    def examine(self, model: nn.Module, plan: Any) -> dict[str, Scores]:
+        """Scores per case and label."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +41,9 @@ class Held:
 
     def some(self, most: int) -> Held:
         return replace(self, cases=self.cases[:most])
+
+    def examine(self, model: nn.Module, plan: Any) -> dict[str, Scores]:
+        return validate(model, plan.task, self, precision=plan.recipe.precision)
 
 
 def validate(model: nn.Module, task: Task, held: Held, *, precision: str) -> dict[str, Scores]:

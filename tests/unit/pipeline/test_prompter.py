@@ -105,7 +105,7 @@ def test_an_imported_file_is_loaded_with_the_frame_it_states(file):
 
 @pytest.mark.parametrize(
     "what, words",
-    [(None, "sam_vit_b"), ("sam_vit_bb", "sam_vit_b"), ("unet", "sam_vit_b"), ("sam_vit_b", "models download sam_vit_b")],
+    [("sam_vit_bb", "sam_vit_b"), ("unet", "sam_vit_b"), ("sam_vit_b", "models download sam_vit_b")],
 )
 def test_without_weights_it_is_said_which_there_are_and_how_to_get_them(what, words, monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))

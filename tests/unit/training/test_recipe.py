@@ -11,6 +11,7 @@ from vesalius.training.recipe import RECIPES, read_recipe
 def test_every_model_of_the_catalog_finds_its_recipe_and_loss():
     trained = [entry for entry in CATALOG.values() if entry.kind == "segmenter"]
     assert all(entry.recipe in RECIPES and entry.loss in LOSSES | OWN for entry in trained)
+    assert CATALOG["vesalius_mini"].recipe in RECIPES
     assert all(recipe.loss is None or recipe.loss in LOSSES for recipe in RECIPES.values())
 
 

@@ -1,0 +1,277 @@
+"""A promptable model that looks where the user points: a view around each prompt, at the prompt's own scale.
+
+    a box         one view around it
+    a mask        one view around it; an earlier answer is carried into the new view
+    clicks alone  first a ladder of views, from the whole picture down by halves; where the model trusts its mask most, and sees
+                  all of it, is the object's scale: one more view around what was found
+
+Views of many prompts are answered together. A state is x, y, side of its view and the logits in it: (3 + h * w,).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..core.errors import InputError, WeightsError
+from ..models.catalog import build, make_config
+from ..models.contract import Answers, Prompts
+from ..models.mini import MASK_STRIDE, Mini
+from ..models.weights import file_hash, load_into, load_state, read_metadata
+from .embeddings import EmbeddingCache
+from .glances import Mips, around, box_of, carry, normalised, put, take
+from .looks import Asked, Proposals
+
+IN_THE_BOX = "vesalius_mini"  # what answers prompts where no model is named
+VIEWS_KEY = "vesalius_views"  # of a weights file's metadata: JSON with name, model, config, views, percentiles, sources
+BATCH = 32  # views answered together
+BELIEF = 10.0  # |logit| of a mask that the user gives
+RUNG_PX = 32  # the smallest view of the ladder
+CUT, TINY, TINY_SHARE = 0.3, 0.2, 0.12  # what a rung loses where its mask is cut off, or fills less of the side than the share
+
+
+@dataclass(frozen=True)
+class GlanceOptions:
+    """`spread`: the view's side over the longer side of what it looks at; `mirrored`: the mean with the mirrored view."""
+
+    spread: float = 1.5
+    mirrored: bool = True
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.spread <= 6:
+            raise InputError(f"a view of {self.spread:g} times the object was never trained", fix="give 1.1 to 2.4")
+
+
+@dataclass(frozen=True, eq=False)
+class GlancePrompter:
+    """A Mini with the views that belong to its weights."""
+
+    name: str
+    model: Mini
+    identity: str
+    options: GlanceOptions = GlanceOptions()
+    device: torch.device = torch.device("cpu")  # noqa: RUF009
+    bf16: bool = False
+    percentiles: tuple[float, float] = (0.5, 99.5)
+
+    def look(self, picture: np.ndarray, cache: EmbeddingCache | None = None) -> GlanceLook:
+        """A picture (H, W, 3) uint8; nothing is worth keeping before it is known where to look."""
+        return GlanceLook(self, picture)
+
+    def words(self, text: str) -> Tensor:
+        """Raises InputError: the model knows no words."""
+        raise InputError(f"'{self.name}' knows no words", fix="give points or a box, or weights that declare text")
+
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """Inference in the arithmetic chosen."""
+        with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            yield
+
+
+class GlanceLook:
+    """A picture (H, W, 3) uint8 that is looked at in views."""
+
+    taps = None  # the states of one picture lie in views of their own
+
+    def __init__(self, prompter: GlancePrompter, picture: np.ndarray):
+        self.prompter, self.options = prompter, prompter.options
+        self.mips, self.size = Mips(picture), (picture.shape[0], picture.shape[1])
+        self.side = prompter.model.frame_size
+        self.cells = self.side // MASK_STRIDE
+
+    def ask(self, asked: Asked, *, multimask: bool) -> Proposals:
+        """P prompts -> M states each. Raises InputError for text."""
+        if asked.text is not None:
+            raise InputError(f"'{self.prompter.name}' knows no words", fix="give points, a box or a mask")
+        if asked.boxes is None and asked.states is None:
+            glances, earlier = self._searched(asked)
+        else:
+            glances = np.stack([self._glance(asked, i) for i in range(_count(asked))])
+            earlier = None
+            if asked.states is not None:
+                earlier = torch.stack([self._carried(state, at) for state, at in zip(asked.states, glances, strict=True)])
+        answers = self._answers(asked, glances, earlier, multimask)
+        return Proposals(answers.iou, packed(answers.logits, glances))
+
+    def full(self, state: Tensor) -> Tensor:
+        """States (n, 3 + h * w) -> logits (n, H, W)."""
+        with torch.inference_mode():
+            return torch.stack([put(*self._unpacked(one), self.size) for one in state])
+
+    def believed(self, mask: np.ndarray) -> Tensor:
+        """(1, 3 + h * w): a mask (H, W), in a view around it."""
+        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        box = (0, 0, *self.size[::-1]) if not len(rows) else (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
+        glance = around([box], self.options.spread)
+        share = take(Mips((255 * mask).astype(np.uint8)[..., None]), glance, self.cells)[0] / 255
+        return packed((2 * share - 1) * BELIEF, glance)[:, 0]
+
+    def _glance(self, asked: Asked, i: int) -> np.ndarray:
+        """(3,) the view around prompt i's box or earlier mask, and its points."""
+        box = None if asked.boxes is None else np.asarray(asked.boxes[i], np.float64)
+        if box is None and asked.states is not None:
+            found = box_of(*self._unpacked(asked.states[i]))
+            box = np.array(found if found is not None else (0, 0, *self.size[::-1]))
+        assert box is not None
+        view = around([box], self.options.spread)[0]
+        points = _points(asked, i)
+        if len(points) and np.abs(points - view[:2]).max() > view[2] / 2:
+            low, high = np.minimum(box[:2], points.min(0)), np.maximum(box[2:], points.max(0))
+            view = around([[*low, *high]], self.options.spread)[0]
+        return view
+
+    def _searched(self, asked: Asked) -> tuple[np.ndarray, Tensor]:
+        """Where clicks alone point: a view (P, 3) around what the ladder finds, and its mask there (P, h, w)."""
+        glances, earlier = [], []
+        for i in range(_count(asked)):
+            rungs = self._ladder(_points(asked, i), _points(asked, i, label=1))
+            points, labels = (np.repeat(np.asarray(part)[i : i + 1], len(rungs), 0) for part in (asked.points, asked.labels))
+            one = Asked(points, labels)
+            answers = self._answers(one, rungs, None, True)
+            masks = range(answers.iou.shape[1])
+            trust = np.array([[self._trust(answers, rungs, rung, mask) for mask in masks] for rung in range(len(rungs))])
+            rung, mask = np.unravel_index(int(trust.argmax()), trust.shape)
+            logits = answers.logits[rung, mask]
+            box = box_of(logits, rungs[rung])
+            view = rungs[rung] if box is None else self._glance(Asked(one.points, one.labels, np.array(box)[None]), 0)
+            glances.append(view)
+            earlier.append(carry(logits, rungs[rung], view))
+        return np.stack(glances), torch.stack(earlier)
+
+    def _ladder(self, points: np.ndarray, on: np.ndarray) -> np.ndarray:
+        """(R, 3) views from the whole picture down by halves, as long as they hold all points, around those on the object."""
+        height, width = self.size
+        aim = on if len(on) else points
+        middle, rungs = (aim.min(0) + aim.max(0)) / 2, [(width / 2, height / 2, float(max(width, height)))]
+        while (side := rungs[-1][2] / 2) >= RUNG_PX and np.abs(points - middle).max() < 0.45 * side:
+            x, y = (np.clip(m, min(side, n) / 2, n - min(side, n) / 2) for m, n in zip(middle, (width, height), strict=True))
+            rungs.append((float(x), float(y), side))
+        return np.array(rungs)
+
+    def _trust(self, answers: Answers, rungs: np.ndarray, rung: int, mask: int) -> float:
+        """How far the mask may be believed: the predicted IoU, less where it is cut off by the view, or tiny in it."""
+        x, y, side = rungs[rung]
+        box = box_of(answers.logits[rung, mask], rungs[rung])
+        if box is None:
+            return -1.0
+        cell, (height, width) = 1.5 * side / self.cells, self.size
+        inner = (max(0.0, x - side / 2), max(0.0, y - side / 2), min(width, x + side / 2), min(height, y + side / 2))
+        whole = (0, 0, width, height)
+        cut = any(abs(b - i) < cell and abs(i - w) > cell for b, i, w in zip(box, inner, whole, strict=True))
+        tiny = max(box[2] - box[0], box[3] - box[1]) < TINY_SHARE * side
+        return float(answers.iou[rung, mask]) - CUT * cut - TINY * tiny
+
+    def _carried(self, state: Tensor, glance: np.ndarray) -> Tensor:
+        logits, source = self._unpacked(state)
+        return carry(logits, source, glance)
+
+    def _unpacked(self, state: Tensor) -> tuple[Tensor, list[float]]:
+        """Logits (h, w) and the view x, y, side of a state."""
+        return state[3:].reshape(self.cells, self.cells).cpu(), state[:3].tolist()
+
+    def _answers(self, asked: Asked, glances: np.ndarray, earlier: Tensor | None, multimask: bool) -> Answers:
+        """Each prompt in its own view: logits (P, M, h, w) and IoU (P, M), float32 on the CPU."""
+        found = []
+        for start in range(0, len(glances), BATCH):
+            part = slice(start, start + BATCH)
+            views = normalised(*take(self.mips, glances[part], self.side))
+            prompts = self._prompts(asked, glances, part, earlier)
+            answers = self._computed(views, prompts, multimask)
+            if self.options.mirrored:
+                turned = self._computed(views.flip(3), self._mirrored(prompts), multimask)
+                answers = Answers((answers.logits + turned.logits.flip(3)) / 2, (answers.iou + turned.iou) / 2)
+            found.append(answers)
+        return Answers(torch.cat([one.logits for one in found]), torch.cat([one.iou for one in found]))
+
+    def _computed(self, views: Tensor, prompts: Prompts, multimask: bool) -> Answers:
+        with self.prompter.computing():
+            views = views.to(self.prompter.device).contiguous(memory_format=torch.channels_last)
+            answers = self.prompter.model(views, prompts, multimask)
+        return Answers(answers.logits.float().cpu(), answers.iou.float().cpu())
+
+    def _prompts(self, asked: Asked, glances: np.ndarray, part: slice, earlier: Tensor | None) -> Prompts:
+        """The prompts on their views' own pixels."""
+        place, at = self.prompter.device, glances[part]
+        scale = self.side / at[:, 2]
+        corner = at[:, :2] - at[:, 2:] / 2
+
+        def tensor(values: np.ndarray) -> Tensor:
+            return torch.from_numpy(np.ascontiguousarray(values)).float().to(place)
+
+        points = labels = boxes = None
+        if asked.points is not None and asked.labels is not None:
+            middles = np.asarray(asked.points, np.float64)[part] + 0.5  # in pixel edges
+            points = tensor((middles - corner[:, None]) * scale[:, None, None] - 0.5)
+            labels = torch.from_numpy(np.asarray(asked.labels)[part]).to(place)
+        if asked.boxes is not None:
+            boxes = tensor((np.asarray(asked.boxes, np.float64)[part] - np.tile(corner, 2)) * scale[:, None])
+        return Prompts(points, labels, boxes, None if earlier is None else earlier[part, None].to(place))
+
+    def _mirrored(self, prompts: Prompts) -> Prompts:
+        """The prompts in the mirrored view."""
+        points, boxes = prompts.points, prompts.boxes
+        if points is not None:
+            points = torch.stack([self.side - 1 - points[..., 0], points[..., 1]], -1)
+        if boxes is not None:
+            x0, y0, x1, y1 = boxes.unbind(1)
+            boxes = torch.stack([self.side - x1, y0, self.side - x0, y1], 1)
+        return Prompts(points, prompts.labels, boxes, None if prompts.masks is None else prompts.masks.flip(3))
+
+
+def find_views(what: str | Path) -> Path | None:
+    """The weights of `what`: our own in the package by their name, or a file; None for any other name.
+
+    Raises WeightsError where our own are not in this installation.
+    """
+    if str(what) != IN_THE_BOX:
+        return Path(what) if Path(what).is_file() else None
+    path = Path(str(files("vesalius") / "weights" / f"{IN_THE_BOX}.safetensors"))
+    if not path.is_file():
+        fix = f"name others (vesalius models download sam_vit_b), or train it: vesalius train DATA -o RUN --model {IN_THE_BOX}"
+        raise WeightsError(f"this installation has no weights of '{IN_THE_BOX}'", file=path, fix=fix)
+    return path
+
+
+def read_views(path: Path) -> dict[str, Any] | None:
+    """What a weights file says of the views that belong to it; None where it says nothing."""
+    if path.suffix != ".safetensors" or not path.is_file():
+        return None
+    metadata = read_metadata(path)
+    return json.loads(metadata[VIEWS_KEY]) if VIEWS_KEY in metadata else None
+
+
+def load_glancer(path: Path, entry: dict[str, Any], device: torch.device, bf16: bool) -> GlancePrompter:
+    """The model in a file, as its entry says. Raises WeightsError where they do not fit."""
+    model: Any = build(entry["model"], entry["config"])
+    load_into(model, load_state(path)[0], file=path)
+    settled = model.eval().requires_grad_(False).to(device).to(memory_format=torch.channels_last)
+    options, percentiles = make_config(GlanceOptions, entry["views"]), tuple(entry["percentiles"])
+    return GlancePrompter(entry["name"], settled, file_hash(path), options, device, bf16, percentiles)
+
+
+def packed(logits: Tensor, glances: np.ndarray) -> Tensor:
+    """Logits (P, M, h, w) and their views (P, 3) -> states (P, M, 3 + h * w)."""
+    places = torch.from_numpy(glances).float()[:, None].expand(-1, logits.shape[1], -1)
+    return torch.cat([places, logits.flatten(2)], 2)
+
+
+def _count(asked: Asked) -> int:
+    return len(next(part for part in (asked.boxes, asked.points, asked.states) if part is not None))
+
+
+def _points(asked: Asked, i: int, label: int | None = None) -> np.ndarray:
+    """(n, 2) the points of prompt i, in pixel edges; those of one label, or all that are points."""
+    if asked.points is None or asked.labels is None:
+        return np.zeros((0, 2))
+    labels = np.asarray(asked.labels[i])
+    return np.asarray(asked.points[i], np.float64)[labels == label if label is not None else labels >= 0] + 0.5
