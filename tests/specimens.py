@@ -60,6 +60,22 @@ def mask_volume(path: Path, size=(20, 18, 16), values=(1, 2), spacing_mm=(1.0, 1
     return volume(path, size, np.uint8, spacing_mm, voxels)
 
 
+def save_tiny_sam(path: Path) -> Path:
+    """An untrained promptable model, as `vesalius models import` writes one."""
+    import torch
+
+    from vesalius.models.checkpoints import Imported
+    from vesalius.models.sam.frame import Frame
+    from vesalius.models.sam.image_encoder import ViTConfig
+    from vesalius.models.sam.sam import SAM, SAMConfig
+
+    torch.manual_seed(0)
+    encoder = ViTConfig(image_size=64, width=24, depth=2, heads=2, global_blocks=(1,), window=3, channels=16)
+    network = SAM(SAMConfig(encoder, mask_channels=8, decoder_heads=2, decoder_mlp=24, iou_width=12))
+    Imported("sam", network, Frame(64), None, 0, ()).write(path, "none.pth")
+    return path
+
+
 def dicom_series(folder: Path, slices=4, size=(16, 18), series=None, start_mm=0.0) -> Path:
     """A CT series, its files named at random against its order."""
     import pydicom

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from specimens import picture
+from specimens import picture, save_tiny_sam
 
 import vesalius
 from vesalius.io.files import read_mask
@@ -21,6 +21,8 @@ def workplace(tmp_path, monkeypatch):
         picture(tmp_path / "dataset" / "images" / f"case{i}.png", size=(48, 48), seed=i)
         picture(tmp_path / "dataset" / "masks" / f"case{i}.png", size=(48, 48), mode="1")
     (tmp_path / "short.toml").write_text("steps_per_epoch = 4\nbatch = 2\nworkers = 0\n")
+    picture(tmp_path / "polyp.png", size=(40, 36))
+    save_tiny_sam(tmp_path / "sam.safetensors")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from specimens import dicom_series, mask_volume, picture, save_tiny, volume
+from specimens import dicom_series, mask_volume, picture, save_tiny, save_tiny_sam, volume
 
 PAGES = Path(__file__).parents[2] / "docs" / "how-to"
 
@@ -44,19 +44,9 @@ def masks_and_references(folder: Path) -> None:
 
 
 def picture_scan_and_network(folder: Path) -> None:
-    import torch
-
-    from vesalius.models.checkpoints import Imported
-    from vesalius.models.sam.frame import Frame
-    from vesalius.models.sam.image_encoder import ViTConfig
-    from vesalius.models.sam.sam import SAM, SAMConfig
-
     picture(folder / "polyp.png")
     volume(folder / "scan.nii.gz")
-    torch.manual_seed(0)
-    encoder = ViTConfig(image_size=64, width=24, depth=2, heads=2, global_blocks=(1,), window=3, channels=16)
-    network = SAM(SAMConfig(encoder, mask_channels=8, decoder_heads=2, decoder_mlp=24, iou_width=12))
-    Imported("sam", network, Frame(64), None, 0, ()).write(folder / "weights.safetensors", "none.pth")
+    save_tiny_sam(folder / "weights.safetensors")
 
 
 IN_ONE_PROCESS = {"segment-what-you-point-at": picture_scan_and_network}  # many commands, each of which would load torch anew

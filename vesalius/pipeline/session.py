@@ -53,6 +53,11 @@ class Prediction:
 class Session:
     """An image (or its path, or a folder of frames) and a model: the name of one with weights, a weights file, or a Prompter.
 
+        >>> session = vesalius.Session("polyp.png", "sam.safetensors", cache=False)
+        >>> mask = session.predict(box=(8, 6, 30, 32))          # x0, y0, x1, y1 in pixels
+        >>> mask.shape == session.image.array.shape[-2:], mask.dtype
+        (True, dtype('bool'))
+
     `window` (low, high) says which grey values become black and white; without it 8-bit images stay as they are and others
     follow the percentile rule of the weights (`view.rule` says which). `cache` is where embeddings are kept: a folder, an
     EmbeddingCache, None for the user's own cache folder, False for none.
