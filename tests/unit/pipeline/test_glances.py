@@ -161,7 +161,7 @@ def test_a_session_answers_a_box_on_its_own_pixels(mirrored):
 
 
 def test_boxes_of_many_objects_are_views_of_one_batch():
-    one = session()
+    one = session(mirrored=True)
     prompts = bright().look(np.repeat(picture()[..., None], 3, 2))
     assert isinstance(prompts, GlanceLook)
     from vesalius.core.prompts import ObjectPrompt

@@ -28,7 +28,7 @@ base = "vesalius_mini"
 batch = 4
 workers = 0
 steps_per_epoch = 2
-validate_every = 1
+validate_every = 9
 precision = "fp32"
 [model]
 size = 32
@@ -143,6 +143,17 @@ def test_the_box_of_an_exercise_is_that_of_its_object_and_a_click_lies_on_it(roo
         assert x0 - 1 <= columns[0] <= x0 + 1 and y0 - 1 <= rows[0] <= y0 + 1
         assert x1 - 2 <= columns[-1] <= x1 and y1 - 2 <= rows[-1] <= y1
         assert one["image"].isfinite().all() and abs(float(one["image"].mean())) < 0.2
+
+
+def test_the_target_lies_on_its_object_however_the_view_is_turned(root):
+    drawn = exercises(root, turn_p=0.5)
+    for seed in range(30):
+        view, _, target, _ = drawn._real("classes", BOX, np.random.default_rng(seed))
+        inside = target > 0.5
+        core = view[0][inside]
+        like = (view[0] - core.median()).abs() < 25  # objects are 50 grey levels from what is around them, noise is 8
+        near = torch.nn.functional.max_pool2d(inside[None].float(), 5, 1, 2)[0] > 0
+        assert dice((like & near).numpy(), inside.numpy()) > 0.93, seed
 
 
 def test_turns_keep_area_and_all_eight_symmetries_are_drawn():
