@@ -44,6 +44,7 @@ LimitOf = Callable[[Recipe], Limit]
 ENDS = ("epochs", "steps", "minutes")
 MAY_DIFFER = (*ENDS, "batch", "workers", "start")  # of a recipe named again when a run is resumed
 OBJECTS = 12  # of a kept-back picture that are looked at
+HELD = 60  # of a source's kept-back pictures, evenly spread: volumes have thousands of slices
 CLICKED = 2  # of these, how many are also clicked
 
 
@@ -102,15 +103,17 @@ class Sitting:
 
     pictures: tuple[Picture, ...]
 
+    @classmethod
+    def of(cls, pictures: Sequence[Picture], most: int) -> Sitting:
+        """At most so many pictures of each source."""
+        return cls(tuple(each for row in by_source(pictures, most) for each in row))
+
     def __len__(self) -> int:
         return len(self.pictures)
 
     def some(self, most: int) -> Sitting:
         """`most` pictures in all, the sources in turn."""
-        by_source: dict[str, list[Picture]] = {}
-        for each in self.pictures:
-            by_source.setdefault(each.source, []).append(each)
-        rows = [each[:: max(1, len(each) // most)] for each in by_source.values()]  # evenly spread over each
+        rows = by_source(self.pictures, most)
         turns = [row[i] for i in range(max(map(len, rows), default=0)) for row in rows if i < len(row)]
         return Sitting(tuple(turns[:most]))
 
@@ -120,6 +123,14 @@ class Sitting:
         options = replace(make_config(GlanceOptions, plan.views), mirrored=False)
         prompter = GlancePrompter(plan.name, model.eval(), "in training", options, device)  # type: ignore[arg-type]
         return {f"{each.name} {i}": {each.source: scored(each, prompter)} for i, each in enumerate(self.pictures)}
+
+
+def by_source(pictures: Sequence[Picture], most: int) -> list[list[Picture]]:
+    """The pictures of each source, at most so many, evenly spread over them."""
+    found: dict[str, list[Picture]] = {}
+    for each in pictures:
+        found.setdefault(each.source, []).append(each)
+    return [row[:: -(-len(row) // most)] for row in found.values()]
 
 
 def scored(picture: Picture, prompter: GlancePrompter) -> dict[str, float]:
@@ -182,7 +193,7 @@ def train_promptable(
     sides = {side: hung(opened, set(getattr(split, side)), plan) for side in ("train", "validation")}
     for side, pictures in sides.items():
         say(f"{side}: {len(pictures)} pictures, {sum(len(each.things) for each in pictures)} objects")
-    session = Session(plan, trainer, Sitting(tuple(sides["validation"])), run, options, say)
+    session = Session(plan, trainer, Sitting.of(sides["validation"], HELD), run, options, say)
     if options.resume and (run / CHECKPOINT).is_file():
         session.restore(load_checkpoint(run / CHECKPOINT))
         say(f"going on from step {trainer.step}")

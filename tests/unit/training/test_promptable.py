@@ -311,3 +311,4 @@ def test_trained_weights_answer_prompts_from_their_file_alone(root, recipe, tmp_
 def test_a_sitting_takes_its_pictures_from_every_source(root):
     held = Sitting(tuple(pictures(root)[0]))
     assert {each.source for each in held.some(2).pictures} == {"cells", "classes"} and len(held.some(3)) == 3
+    assert len(held) == 8 and len(Sitting.of(held.pictures, 3)) == 4  # every second of four in each
