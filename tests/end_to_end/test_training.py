@@ -76,6 +76,15 @@ def test_a_killed_run_resumes_to_the_same_bits(tmp_path):
     assert [line.get("loss") for line in epochs[1]] == [line.get("loss") for line in epochs[0]]
 
 
+@pytest.fixture
+def ctrl_c():
+    """Ctrl-C raises KeyboardInterrupt here, also where the tests run in the background and it is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 def test_a_run_interrupted_in_the_middle_of_a_step_resumes_to_the_same_bits(tmp_path, monkeypatch):
     data, whole, broken = pictures(tmp_path / "data"), tmp_path / "whole", tmp_path / "broken"
     chosen = options(tmp_path, [1, 16, 16], steps_per_epoch="4")
