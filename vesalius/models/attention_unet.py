@@ -26,7 +26,7 @@ from .blocks import MAX_POOL, ConvUnit, LinearUp, conv, init_he, with_skip
 from .contract import Outputs
 from .naming import Convert, renamed
 from .needs import Needs, bias_matters, levels_for
-from .sizes import Axes, Multiples, check_levels, shrink
+from .sizes import Axes, Multiples, TakesMultiples, check_levels, shrink
 
 WIDTHS = {2: (32, 64, 128, 192, 256), 3: (16, 32, 64, 128, 256)}  # of a planned network; 3D: the original's
 GATES = {"multi": 2, "single": 1, "none": 0}
@@ -104,7 +104,7 @@ class GatedSkip(nn.Module):
         return self.combine(torch.cat(gated, 1)), torch.cat(maps, 1)
 
 
-class AttentionUNet(nn.Module):
+class AttentionUNet(nn.Module, TakesMultiples):
     """The network of an AttentionUNetConfig. `(B, C, *S) -> Outputs`; raises ChannelError and ShapeError before computing."""
 
     def __init__(self, config: AttentionUNetConfig):
@@ -161,24 +161,6 @@ class AttentionUNet(nn.Module):
             if level < len(self.heads):
                 answers.append(self.head_up[level](self.heads[level](x)))
         return self.final(torch.cat(answers[::-1], 1)), tuple(maps)
-
-    @property
-    def divisor(self) -> Axes:
-        """Input sizes step by this much per axis."""
-        return self.sizes.divisor
-
-    @property
-    def smallest(self) -> Axes:
-        """The smallest input size per axis."""
-        return self.sizes.smallest
-
-    def nearest_size(self, size: Axes) -> Axes:
-        """The nearest input size the network takes, the larger one when two are equally near."""
-        return self.sizes.nearest(size)
-
-    def output_size(self, size: Axes) -> Axes:
-        """`size` itself; raises ShapeError for one that does not fit."""
-        return self.sizes.check(size)
 
 
 def official(config: dict[str, Any]) -> tuple[AttentionUNetConfig, Convert]:

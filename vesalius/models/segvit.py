@@ -35,7 +35,7 @@ from ..core.errors import InputError
 from .blocks import MLP, CrossAttention, SelfAttention, attend, resize_positions
 from .contract import Outputs
 from .needs import Needs
-from .sizes import Multiples
+from .sizes import Multiples, TakesMultiples
 from .vit import pick
 from .vit_backbone import Backbone, Features, Grid, ViTConfig, beit_large
 
@@ -122,7 +122,7 @@ def small_backbone(needs: Needs, out_layers: tuple[int, ...]) -> dict[str, Any]:
     return {"image_size": size, "patch": patch, "width": 192, "depth": 12, "heads": 3, "out_layers": out_layers}
 
 
-class SegViT(nn.Module):
+class SegViT(nn.Module, TakesMultiples):
     """The network of a SegViTConfig or SegViTv2Config. (B, C, H, W) -> Outputs; raises ChannelError and ShapeError."""
 
     def __init__(self, config: SegViTConfig | SegViTv2Config):
@@ -153,24 +153,6 @@ class SegViT(nn.Module):
         if self.up is not None:
             tokens, sizes = (self.up(features),), (features.grid,)
         return self.head(tokens[::-1], [size or features.grid for size in sizes[::-1]]), features
-
-    @property
-    def divisor(self) -> tuple[int, ...]:
-        """Input sizes step by the patch."""
-        return self.sizes.divisor
-
-    @property
-    def smallest(self) -> tuple[int, ...]:
-        """One patch."""
-        return self.sizes.smallest
-
-    def nearest_size(self, size: tuple[int, ...]) -> tuple[int, ...]:
-        """The nearest whole number of patches per axis, the larger one when two are equally near."""
-        return self.sizes.nearest(size)
-
-    def output_size(self, size: tuple[int, ...]) -> tuple[int, ...]:
-        """`size` itself. Raises ShapeError."""
-        return self.sizes.check(size)
 
 
 def score(logits: Tensor, masks: Tensor, size: Grid) -> Tensor:

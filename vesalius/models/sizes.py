@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
+from typing import Protocol
 
 from torch import Tensor
 
@@ -62,6 +63,30 @@ class Multiples:
 def shrink(strides: tuple[Axes, ...]) -> Axes:
     """How many times smaller the coarsest grid is, per axis."""
     return tuple(prod(axis) for axis in zip(*strides, strict=True))
+
+
+class TakesMultiples(Protocol):
+    """What `contract.Segmenter` says of sizes, answered by a network's `sizes`; it gives as large a map as it takes."""
+
+    sizes: Multiples
+
+    @property
+    def divisor(self) -> Axes:
+        """Input sizes step by this much per axis."""
+        return self.sizes.divisor
+
+    @property
+    def smallest(self) -> Axes:
+        """The smallest input size per axis."""
+        return self.sizes.smallest
+
+    def nearest_size(self, size: Axes) -> Axes:
+        """The nearest input size the network takes, the larger one when two are equally near."""
+        return self.sizes.nearest(size)
+
+    def output_size(self, size: Axes) -> Axes:
+        """`size` itself; raises ShapeError for one that does not fit."""
+        return self.sizes.check(size)
 
 
 def check_levels(

@@ -28,7 +28,7 @@ from .blocks import MLP, DropPath, PatchEmbed, SelfAttention, in_colours, unwind
 from .contract import Outputs
 from .naming import Convert, renamed
 from .needs import Needs
-from .sizes import Axes, Multiples
+from .sizes import Multiples, TakesMultiples
 
 APART = -100.0  # added to the scores of tokens that a shift brought into one window from opposite borders
 
@@ -165,7 +165,7 @@ class Expand(nn.Module):
         return self.norm(x.transpose(2, 3).flatten(3, 4).flatten(1, 2))
 
 
-class SwinUnet(nn.Module):
+class SwinUnet(nn.Module, TakesMultiples):
     """The network of a SwinUnetConfig. `(B, C, H, W) -> Outputs`; raises ChannelError and ShapeError before computing."""
 
     dims = 2
@@ -231,24 +231,6 @@ class SwinUnet(nn.Module):
             x = torch.cat((self.expand[i](x), entered[i]), dim=-1)
             x = self.decoder[i](self.join[i](x))
         return x
-
-    @property
-    def divisor(self) -> Axes:
-        """Input sizes step by this much: whole windows at each stage."""
-        return self.sizes.divisor
-
-    @property
-    def smallest(self) -> Axes:
-        """One step."""
-        return self.sizes.smallest
-
-    def nearest_size(self, size: Axes) -> Axes:
-        """The nearest input size the network takes."""
-        return self.sizes.nearest(size)
-
-    def output_size(self, size: Axes) -> Axes:
-        """The size of `Outputs.main`: that of the input. Raises ShapeError."""
-        return self.sizes.check(size)
 
 
 def offsets(window: int) -> Tensor:

@@ -27,7 +27,7 @@ from .contract import Outputs
 from .naming import Convert, State
 from .needs import Needs
 from .resnet_v2 import GROUPS, ResNetV2, unit_name
-from .sizes import Axes, Multiples
+from .sizes import Axes, Multiples, TakesMultiples
 from .vit import VisionTransformer
 
 SHRINK = 16  # of the residual network
@@ -105,7 +105,7 @@ class DecoderStage(nn.Module):
         return self.second(self.first(x if skip is None else with_skip(x, skip, skip_first=False)))
 
 
-class TransUNet(nn.Module):
+class TransUNet(nn.Module, TakesMultiples):
     """The network of a TransUNetConfig. `(B, C, H, W) -> Outputs`; raises ChannelError and ShapeError before computing."""
 
     dims = 2
@@ -147,20 +147,6 @@ class TransUNet(nn.Module):
         for i, stage in enumerate(self.decoder):
             x = stage(x, skips[i] if i < self.config.skips else None)
         return Outputs(self.head(x))
-
-    @property
-    def divisor(self) -> Axes:
-        """Input sizes step by a patch."""
-        return self.sizes.divisor
-
-    @property
-    def smallest(self) -> Axes:
-        """Two patches: the norms need more than one value."""
-        return self.sizes.smallest
-
-    def nearest_size(self, size: Axes) -> Axes:
-        """The nearest input size the network takes."""
-        return self.sizes.nearest(size)
 
     def output_size(self, size: Axes) -> Axes:
         """The size of `Outputs.main`: that of the input where the decoder undoes the patches. Raises ShapeError."""

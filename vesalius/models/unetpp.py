@@ -26,7 +26,7 @@ from ..core.errors import InputError
 from .blocks import MAX_POOL, UPCONV, ConvUnit, LinearUp, conv, init_he
 from .contract import Outputs
 from .needs import Needs, bias_matters, levels_for
-from .sizes import Axes, Multiples, check_levels, shrink
+from .sizes import Axes, Multiples, TakesMultiples, check_levels, shrink
 
 # Of a planned network: half the paper's 32 to 512, since five nodes at full resolution cost what a U-Net costs in all.
 WIDTHS = {2: (16, 32, 64, 128, 256), 3: (12, 24, 48, 96, 192)}
@@ -114,7 +114,7 @@ def derive_unetpp(needs: Needs) -> dict[str, Any]:
     }
 
 
-class UNetPP(nn.Module):
+class UNetPP(nn.Module, TakesMultiples):
     """The network of a UNetPPConfig. `(B, C, *S) -> Outputs`; raises ChannelError and ShapeError before computing."""
 
     def __init__(self, config: UNetPPConfig):
@@ -200,21 +200,3 @@ class UNetPP(nn.Module):
         state = self.state_dict()
         small.load_state_dict({name: state[name] for name in small.state_dict()})
         return small.train(self.training)
-
-    @property
-    def divisor(self) -> Axes:
-        """Input sizes step by this much per axis."""
-        return self.sizes.divisor
-
-    @property
-    def smallest(self) -> Axes:
-        """The smallest input size per axis."""
-        return self.sizes.smallest
-
-    def nearest_size(self, size: Axes) -> Axes:
-        """The nearest input size the network takes, the larger one when two are equally near."""
-        return self.sizes.nearest(size)
-
-    def output_size(self, size: Axes) -> Axes:
-        """`size` itself; raises ShapeError for one that does not fit."""
-        return self.sizes.check(size)
