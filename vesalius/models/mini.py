@@ -53,7 +53,7 @@ class MiniConfig:
     widths: tuple[int, int, int, int] = (32, 64, 128, 256)
     depths: tuple[int, int, int, int] = (1, 1, 2, 2)
     blocks: int = 3
-    heads: int = 8
+    heads: int = 4
     decoder: tuple[int, int, int, int] = (24, 48, 96, 128)
     masks: int = 3
 

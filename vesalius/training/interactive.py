@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..models.contract import Answers, Prompts
 from ..models.mini import MASK_STRIDE
@@ -44,21 +45,39 @@ class Said:
         self.points, self.labels = torch.cat([self.points, points[:, None]], 1), torch.cat([self.labels, labels[:, None]], 1)
 
 
-def teach(model: nn.Module, batch: dict[str, Tensor], computing: Callable[[], AbstractContextManager], rounds: int = 3) -> Tensor:
-    """The mean loss over 1 to `rounds` answers to a batch of exercises."""
-    target, kind = batch["target"], batch["kind"]
+def teach(
+    model: nn.Module,
+    batch: dict[str, Tensor],
+    computing: Callable[[], AbstractContextManager],
+    rounds: int = 3,
+    half_p: float = 0.0,
+) -> Tensor:
+    """The mean loss over 1 to `rounds` answers to a batch of exercises, which is shown at half the size with `half_p`.
+
+    Attention is spelled out: backwards, the fused kernel takes twice as long on the CPU where tokens are few.
+    """
     count = 1 + int(torch.randint(rounds, ()))
-    with computing():
+    if half_p and float(torch.rand(())) < half_p:
+        batch = halved(batch)
+    target, kind = batch["target"], batch["kind"]
+    with computing(), sdpa_kernel(SDPBackend.MATH):
         features = model.encode(batch["image"].contiguous(memory_format=torch.channels_last))
     said, lone = first_said(batch), kind == CLICK
     total = target.new_zeros(())
     for turn in range(count):
-        with computing():
+        with computing(), sdpa_kernel(SDPBackend.MATH):
             answers = model.answer(features, said.prompts())
         total = total + loss(answers, target, lone)
         if turn + 1 < count:
             lone = say_more(said, answers, target, lone)
     return total / count
+
+
+def halved(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The exercises in views of half the size, with as much contrast as before."""
+    image, target, earlier = (F.avg_pool2d(batch[name], 2) for name in ("image", "target", "earlier"))
+    contrast = batch["image"].std((1, 2, 3), keepdim=True) / image.std((1, 2, 3), keepdim=True).clamp(min=1e-3)
+    return {**batch, "image": image * contrast, "target": target, "earlier": earlier, "box": batch["box"] / 2}
 
 
 def loss(answers: Answers, target: Tensor, lone: Tensor) -> Tensor:

@@ -187,7 +187,8 @@ def train_promptable(
     plan, split, opened = begin(root, run, options, recipe, say)
     if options.plan_only:
         return []
-    trainer = Trainer(plan, choose_device(options.device), limit_of(plan.recipe), partial(teach, rounds=plan.prompting.rounds))
+    teaching = partial(teach, rounds=plan.prompting.rounds, half_p=plan.prompting.half_p)
+    trainer = Trainer(plan, choose_device(options.device), limit_of(plan.recipe), teaching)
     if trainer.accelerator.num_processes > 1:
         raise InputError("a promptable model is trained in one process", fix="start it without a launcher")
     sides = {side: hung(opened, set(getattr(split, side)), plan) for side in ("train", "validation")}

@@ -37,12 +37,13 @@ class Prompting(Record):
 
     size: PositiveInt = 128  # side of the views
     click: float = Field(0.22, ge=0, le=1)
-    mask: float = Field(0.04, ge=0, le=1)
+    mask: float = Field(0.07, ge=0, le=1)
     box_and_mask: float = Field(0.08, ge=0, le=1)
     spread: Range = (1.1, 2.4)
     wide: float = Field(6.0, gt=1)  # spread up to which `wide_p` of the views go, and of clicks all
     wide_p: float = Field(0.12, ge=0, le=1)
     turn_p: float = Field(0.35, ge=0, le=1)
+    half_p: float = Field(0.45, ge=0, le=1)  # batches shown at half the size: a quarter of the time; small objects need no more
     rounds: PositiveInt = 3  # answers a sample, at most; each after the first builds on the one before
     least_area_px: PositiveInt = 16
 
