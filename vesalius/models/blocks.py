@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ..core.errors import unknown_name
 
@@ -110,6 +111,14 @@ class ConvUnit(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.act(self.norm(self.dropout(self.conv(x))))
+
+
+def fold_norms(model: nn.Module) -> nn.Module:
+    """The model itself, for inference alone: the running statistics of batch norms have become part of the convolution before."""
+    for unit in model.modules():
+        if isinstance(unit, ConvUnit) and isinstance(unit.norm, nn.BatchNorm2d | nn.BatchNorm3d):
+            unit.conv, unit.norm = fuse_conv_bn_eval(unit.conv, unit.norm), nn.Identity()
+    return model
 
 
 class ResidualUnit(nn.Module):

@@ -11,8 +11,6 @@ Views of many prompts are answered together. A state is x, y, side of its view a
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -20,9 +18,11 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..core.errors import InputError, WeightsError
+from ..models.blocks import fold_norms
 from ..models.catalog import build, make_config
 from ..models.contract import Answers, Prompts
 from ..models.mini import MASK_STRIDE, Mini
@@ -41,10 +41,15 @@ CUT, TINY, TINY_SHARE = 0.3, 0.2, 0.12  # what a rung loses where its mask is cu
 
 @dataclass(frozen=True)
 class GlanceOptions:
-    """`spread`: the view's side over the longer side of what it looks at; `mirrored`: the mean with the mirrored view,
-    twice the time for up to 0.01 Dice."""
+    """How to look. Weights say what suits them.
+
+    spread    the view's side over the longer side of what it looks at
+    half_px   views of up to so many pixels of the picture are shown at half the size: a quarter of the time; 0: none are
+    mirrored  the mean with the mirrored view, twice the time for up to 0.01 Dice
+    """
 
     spread: float = 1.5
+    half_px: float = 0.0
     mirrored: bool = False
 
     def __post_init__(self) -> None:
@@ -54,7 +59,7 @@ class GlanceOptions:
 
 @dataclass(frozen=True, eq=False)
 class GlancePrompter:
-    """A Mini with the views that belong to its weights."""
+    """A Mini with the views that belong to its weights; with `bf16` they are in bfloat16."""
 
     name: str
     model: Mini
@@ -71,12 +76,6 @@ class GlancePrompter:
     def words(self, text: str) -> Tensor:
         """Raises InputError: the model knows no words."""
         raise InputError(f"'{self.name}' knows no words", fix="give points or a box, or weights that declare text")
-
-    @contextmanager
-    def computing(self) -> Iterator[None]:
-        """Inference in the arithmetic chosen."""
-        with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            yield
 
 
 class GlanceLook:
@@ -107,7 +106,8 @@ class GlanceLook:
     def full(self, state: Tensor) -> Tensor:
         """States (n, 3 + h * w) -> logits (n, H, W)."""
         with torch.inference_mode():
-            return torch.stack([put(*self._unpacked(one), self.size) for one in state])
+            found = [put(*self._unpacked(one), self.size) for one in state]
+            return found[0][None] if len(found) == 1 else torch.stack(found)
 
     def believed(self, mask: np.ndarray) -> Tensor:
         """(1, 3 + h * w): a mask (H, W), in a view around it."""
@@ -182,51 +182,53 @@ class GlanceLook:
 
     def _answers(self, asked: Asked, glances: np.ndarray, earlier: Tensor | None, multimask: bool) -> Answers:
         """Each prompt in its own view: logits (P, M, h, w) and IoU (P, M), float32 on the CPU."""
-        found = []
-        for start in range(0, len(glances), BATCH):
-            part = slice(start, start + BATCH)
-            views = normalised(*take(self.mips, glances[part], self.side))
-            prompts = self._prompts(asked, glances, part, earlier)
-            answers = self._computed(views, prompts, multimask)
-            if self.options.mirrored:
-                turned = self._computed(views.flip(3), self._mirrored(prompts), multimask)
-                answers = Answers((answers.logits + turned.logits.flip(3)) / 2, (answers.iou + turned.iou) / 2)
-            found.append(answers)
-        return Answers(torch.cat([one.logits for one in found]), torch.cat([one.iou for one in found]))
+        small = glances[:, 2] <= self.options.half_px
+        sized = [(index, self.side // divide) for index, divide in ((np.flatnonzero(~small), 1), (np.flatnonzero(small), 2))]
+        parts = [(index[i : i + BATCH], side) for index, side in sized for i in range(0, len(index), BATCH)]
+        found = [self._answered(asked, glances, earlier, multimask, index, side) for index, side in parts]
+        order = torch.from_numpy(np.concatenate([index for index, _ in parts])).argsort()
+        return Answers(*(torch.cat(part)[order] for part in zip(*found, strict=True)))
+
+    def _answered(
+        self, asked: Asked, glances: np.ndarray, earlier: Tensor | None, multimask: bool, index: np.ndarray, side: int
+    ) -> Answers:
+        """The prompts numbered `index` in views of `side`; the logits on as many cells as in views of full size."""
+        views = normalised(*take(self.mips, glances[index], side))
+        prompts = self._prompts(asked, glances, index, earlier, side)
+        answers = self._computed(views, prompts, multimask)
+        if self.options.mirrored:
+            turned = self._computed(views.flip(3), _mirrored(prompts, side), multimask)
+            answers = Answers((answers.logits + turned.logits.flip(3)) / 2, (answers.iou + turned.iou) / 2)
+        if side == self.side:
+            return answers
+        return Answers(F.interpolate(answers.logits, scale_factor=self.side // side, mode="bilinear"), answers.iou)
 
     def _computed(self, views: Tensor, prompts: Prompts, multimask: bool) -> Answers:
-        with self.prompter.computing():
-            views = views.to(self.prompter.device).contiguous(memory_format=torch.channels_last)
+        kind = torch.bfloat16 if self.prompter.bf16 else torch.float32
+        with torch.inference_mode():
+            views = views.to(self.prompter.device, kind).contiguous(memory_format=torch.channels_last)
             answers = self.prompter.model(views, prompts, multimask)
         return Answers(answers.logits.float().cpu(), answers.iou.float().cpu())
 
-    def _prompts(self, asked: Asked, glances: np.ndarray, part: slice, earlier: Tensor | None) -> Prompts:
+    def _prompts(self, asked: Asked, glances: np.ndarray, index: np.ndarray, earlier: Tensor | None, side: int) -> Prompts:
         """The prompts on their views' own pixels."""
-        place, at = self.prompter.device, glances[part]
-        scale = self.side / at[:, 2]
+        place, at = self.prompter.device, glances[index]
+        scale = side / at[:, 2]
         corner = at[:, :2] - at[:, 2:] / 2
 
         def tensor(values: np.ndarray) -> Tensor:
             return torch.from_numpy(np.ascontiguousarray(values)).float().to(place)
 
-        points = labels = boxes = None
+        points = labels = boxes = masks = None
         if asked.points is not None and asked.labels is not None:
-            middles = np.asarray(asked.points, np.float64)[part] + 0.5  # in pixel edges
+            middles = np.asarray(asked.points, np.float64)[index] + 0.5  # in pixel edges
             points = tensor((middles - corner[:, None]) * scale[:, None, None] - 0.5)
-            labels = torch.from_numpy(np.asarray(asked.labels)[part]).to(place)
+            labels = torch.from_numpy(np.asarray(asked.labels)[index]).to(place)
         if asked.boxes is not None:
-            boxes = tensor((np.asarray(asked.boxes, np.float64)[part] - np.tile(corner, 2)) * scale[:, None])
-        return Prompts(points, labels, boxes, None if earlier is None else earlier[part, None].to(place))
-
-    def _mirrored(self, prompts: Prompts) -> Prompts:
-        """The prompts in the mirrored view."""
-        points, boxes = prompts.points, prompts.boxes
-        if points is not None:
-            points = torch.stack([self.side - 1 - points[..., 0], points[..., 1]], -1)
-        if boxes is not None:
-            x0, y0, x1, y1 = boxes.unbind(1)
-            boxes = torch.stack([self.side - x1, y0, self.side - x0, y1], 1)
-        return Prompts(points, prompts.labels, boxes, None if prompts.masks is None else prompts.masks.flip(3))
+            boxes = tensor((np.asarray(asked.boxes, np.float64)[index] - np.tile(corner, 2)) * scale[:, None])
+        if earlier is not None:
+            masks = F.avg_pool2d(earlier[torch.from_numpy(index), None], self.side // side).to(place)
+        return Prompts(points, labels, boxes, masks)
 
 
 def find_views(what: str | Path) -> Path | None:
@@ -255,9 +257,21 @@ def load_glancer(path: Path, entry: dict[str, Any], device: torch.device, bf16: 
     """The model in a file, as its entry says. Raises WeightsError where they do not fit."""
     model: Any = build(entry["model"], entry["config"])
     load_into(model, load_state(path)[0], file=path)
-    settled = model.eval().requires_grad_(False).to(device).to(memory_format=torch.channels_last)
+    kind = torch.bfloat16 if bf16 else torch.float32
+    settled = fold_norms(model.eval().requires_grad_(False)).to(device, kind).to(memory_format=torch.channels_last)
     options, percentiles = make_config(GlanceOptions, entry["views"]), tuple(entry["percentiles"])
     return GlancePrompter(entry["name"], settled, file_hash(path), options, device, bf16, percentiles)
+
+
+def _mirrored(prompts: Prompts, side: int) -> Prompts:
+    """The prompts in the mirrored view of that side."""
+    points, boxes = prompts.points, prompts.boxes
+    if points is not None:
+        points = torch.stack([side - 1 - points[..., 0], points[..., 1]], -1)
+    if boxes is not None:
+        x0, y0, x1, y1 = boxes.unbind(1)
+        boxes = torch.stack([side - x1, y0, side - x0, y1], 1)
+    return Prompts(points, prompts.labels, boxes, None if prompts.masks is None else prompts.masks.flip(3))
 
 
 def packed(logits: Tensor, glances: np.ndarray) -> Tensor:

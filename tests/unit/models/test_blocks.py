@@ -7,13 +7,16 @@ from torch import nn
 
 from vesalius.core.errors import UnknownName
 from vesalius.models.blocks import (
+    ConvUnit,
     CrossAttention,
     DropPath,
     InstanceNorm,
+    ResidualUnit,
     SelfAttention,
     ShuffleUp,
     activation,
     crop_to,
+    fold_norms,
     map_of,
     norm,
     pad_to,
@@ -123,3 +126,17 @@ def test_positions_of_the_right_size_are_left_alone() -> None:
     positions = torch.randn(1, 3, 4, 6)
     assert resize_positions(positions, (3, 4)) is positions
     assert resize_positions(positions, (6, 8)).shape == (1, 6, 8, 6)
+
+
+def test_batch_norms_become_part_of_the_convolutions_before() -> None:
+    unit = ConvUnit(3, 5, (3, 3), bias=False)
+    model = nn.Sequential(unit, ResidualUnit(5, 4, (3, 3))).eval()
+    for part in model.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            nn.init.normal_(part.running_mean)
+            nn.init.uniform_(part.running_var, 0.3, 2.0)
+            nn.init.normal_(part.weight)
+    x = torch.randn(2, 3, 8, 8)
+    before = model(x)
+    assert fold_norms(model) is model and not any(isinstance(part, nn.BatchNorm2d) for part in model.modules())
+    assert torch.allclose(model(x), before, atol=1e-5)

@@ -112,12 +112,14 @@ class Bright:
 
     def __init__(self):
         self.seen: list[Prompts] = []
+        self.sides: list[int] = []
 
     def __call__(self, views: Tensor, prompts: Prompts, multimask: bool) -> Answers:
         self.seen.append(prompts)
+        self.sides.append(views.shape[-1])
         grey = torch.nn.functional.avg_pool2d(views.float(), 2)[:, :1] * 8 - 4
         if prompts.boxes is not None:
-            at = torch.arange(64) * 2 + 1.0
+            at = torch.arange(views.shape[-1] // 2) * 2 + 1.0
             x0, y0, x1, y1 = prompts.boxes[:, :, None].unbind(1)
             rows, columns = (at >= y0) & (at <= y1), (at >= x0) & (at <= x1)
             grey = torch.where((rows[:, :, None] & columns[:, None])[:, None], grey, torch.tensor(-9.0))
@@ -150,6 +152,26 @@ UPPER[12:27, 80:118], LOWER[50:80, 10:28] = True, True
 
 def overlap(found: np.ndarray, truth: np.ndarray) -> float:
     return float((found & truth).sum() / (found | truth).sum())
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_small_objects_are_seen_at_half_the_size_and_answered_in_their_places(mirrored):
+    from vesalius.core.prompts import ObjectPrompt
+
+    one = session(mirrored=mirrored, half_px=50)  # the upper object's view is 57 px wide, the lower one's 45
+    boxes = [ObjectPrompt(box=box) for box in ((10, 50, 28, 80), (80, 12, 118, 27), (10, 50, 28, 80))]
+    found = [seen.logits > 0 for _, seen in one.answers(boxes)]
+    assert overlap(found[1], UPPER) > 0.95
+    assert all(np.argwhere(found[i]).min(0).tolist() == [50, 11] for i in (0, 2))  # coarser, and in the middle of
+    assert all(np.argwhere(found[i]).max(0).tolist() == [79, 26] for i in (0, 2))  # rows 50 to 79, columns 10 to 27
+    sizes = [(len(prompts), side) for prompts, side in zip(one.prompter.model.seen, one.prompter.model.sides, strict=True)]
+    assert sizes[:: 1 + mirrored] == [(1, 128), (2, 64)]
+    one.predict(mask=LOWER)
+    assert one.prompter.model.seen[-1].masks.shape == (1, 1, 32, 32)
+    one.predict(points=[(20, 60)], labels=[1], box=(10, 50, 28, 80))
+    assert one.prompter.model.seen[-2 if mirrored else -1].points[0, 0].tolist() == pytest.approx(
+        [(20.5 + 3.5) * 64 / 45 - 0.5, (60.5 - 42.5) * 64 / 45 - 0.5], abs=1e-3
+    )
 
 
 @pytest.mark.parametrize("mirrored", [False, True])
