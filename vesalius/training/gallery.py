@@ -86,7 +86,8 @@ def open_sources(root: Path, recipe: Recipe, say: Say) -> list[Opened]:
             unused.append(f"{folder.name} ({error.problem})")
     for line in unused:
         say(f"not used: {line}")
-    if not opened:
+    wanted = {each.made for each in known.values() if each.share}
+    if not opened and wanted != {"shapes"}:  # drawn shapes alone are a beginning
         raise DatasetError("no data set lies here", file=root, fix="give images/ with masks/ or labels/, or folders of such")
     here = {each.name for each in opened}
     if absent := [name for name, settings in known.items() if name not in here and settings.share and not settings.made]:

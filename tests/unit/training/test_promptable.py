@@ -15,7 +15,7 @@ from vesalius.pipeline.prompter import load_prompter
 from vesalius.pipeline.session import Session
 from vesalius.training.exercises import BOX, CLICK, Exercises, distorted, turned
 from vesalius.training.gallery import hang, open_sources
-from vesalius.training.interactive import first_said, jittered, loss, real_iou, say_more, spot
+from vesalius.training.interactive import first_said, halved, jittered, loss, real_iou, say_more, spot
 from vesalius.training.loop import train
 from vesalius.training.promptable import Sitting, dice, ellipse, inner_point
 from vesalius.training.prompting import Prompting, Source
@@ -122,6 +122,12 @@ def test_no_data_set_at_all_is_an_error(tmp_path):
         open_sources(tmp_path, Recipe(), lambda line: None)
 
 
+def test_drawn_shapes_alone_need_no_data_set_where_the_recipe_says_so(tmp_path):
+    sources = {"shapes": Source(made="shapes"), "cells": Source(share=0)}
+    assert open_sources(tmp_path, Recipe(sources=sources), lambda line: None) == []
+    assert set(Exercises([], sources, Prompting(size=64), seed=0)[3]) == {"image", "target", "box", "earlier", "kind"}
+
+
 def exercises(root: Path, **changes) -> Exercises:
     return Exercises(pictures(root)[0], {"shapes": Source(made="shapes")}, Prompting(size=64, **changes), seed=1)
 
@@ -214,6 +220,15 @@ def test_the_next_click_lies_where_the_answer_is_wrong():
         assert said.labels[0, 1] in (0, -1) and said.labels[1, 1] in (1, -1)
         assert (said.points[0, 1] >= 24).all() and (said.points[0, 1] <= 30).all()
         assert 2 <= said.points[1, 1, 0] <= 13 and 16 <= said.points[1, 1, 1] <= 27
+
+
+def test_exercises_of_half_the_size_mean_the_same():
+    given = batch()
+    half = halved(given)
+    assert half["image"].shape == (2, 3, 16, 16) and half["target"].shape == half["earlier"].shape == (2, 1, 8, 8)
+    assert torch.allclose(half["image"].std((1, 2, 3)), given["image"].std((1, 2, 3)), rtol=1e-3)
+    assert torch.allclose(half["target"].mean((1, 2, 3)), given["target"].mean((1, 2, 3)))
+    assert half["box"].tolist() == [[3, 2, 12, 9], [1, 8, 7, 14]]
 
 
 def test_a_click_is_aimed_at_the_middle_half_of_the_time():
