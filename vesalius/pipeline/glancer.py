@@ -2,8 +2,8 @@
 
     a box         one view around it
     a mask        one view around it; an earlier answer is carried into the new view
-    clicks alone  first a ladder of views, from the whole picture down by halves; where the model trusts its mask most, and sees
-                  all of it, is the object's scale: one more view around what was found
+    clicks alone  first a ladder of views, from the whole picture down by halves (ladder.py); what is most promising there is
+                  looked at again as if a box had been drawn around it, and the mask that the model then trusts most is meant
 
 Views of many prompts are answered together. A state is x, y, side of its view and the logits in it: (3 + h * w,).
 """
@@ -11,7 +11,7 @@ Views of many prompts are answered together. A state is x, y, side of its view a
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -29,14 +29,16 @@ from ..models.mini import MASK_STRIDE, Mini
 from ..models.weights import file_hash, load_into, load_state, read_metadata
 from .embeddings import EmbeddingCache
 from .glances import Mips, around, box_of, carry, normalised, put, take
+from .ladder import agreement, rungs
 from .looks import Asked, Proposals
 
 IN_THE_BOX = "vesalius_mini"  # what answers prompts where no model is named
 VIEWS_KEY = "vesalius_views"  # of a weights file's metadata: JSON with name, model, config, views, percentiles, sources
 BATCH = 32  # views answered together
 BELIEF = 10.0  # |logit| of a mask that the user gives
-RUNG_PX = 32  # the smallest view of the ladder
-CUT, TINY, TINY_SHARE = 0.3, 0.2, 0.12  # what a rung loses where its mask is cut off, or fills less of the side than the share
+MEANINGS = 3  # masks that a click is answered with
+CHECKED = 6  # of the masks that a click may mean, how many are looked at again
+ALIKE = 0.8  # IoU of two boxes beyond which both mean the same
 
 
 @dataclass(frozen=True)
@@ -94,12 +96,10 @@ class GlanceLook:
         if asked.text is not None:
             raise InputError(f"'{self.prompter.name}' knows no words", fix="give points, a box or a mask")
         if asked.boxes is None and asked.states is None:
-            glances, earlier = self._searched(asked)
-        else:
-            glances = np.stack([self._glance(asked, i) for i in range(_count(asked))])
-            earlier = None
-            if asked.states is not None:
-                earlier = torch.stack([self._carried(state, at) for state, at in zip(asked.states, glances, strict=True)])
+            return self._searched(asked, MEANINGS if multimask else 1)
+        glances, earlier = np.stack([self._glance(asked, i) for i in range(_count(asked))]), None
+        if asked.states is not None:
+            earlier = torch.stack([self._carried(state, at) for state, at in zip(asked.states, glances, strict=True)])
         answers = self._answers(asked, glances, earlier, multimask)
         return Proposals(answers.iou, packed(answers.logits, glances))
 
@@ -131,46 +131,34 @@ class GlanceLook:
             view = around([[*low, *high]], self.options.spread)[0]
         return view
 
-    def _searched(self, asked: Asked) -> tuple[np.ndarray, Tensor]:
-        """Where clicks alone point: a view (P, 3) around what the ladder finds, and its mask there (P, h, w)."""
-        glances, earlier = [], []
-        for i in range(_count(asked)):
-            rungs = self._ladder(_points(asked, i), _points(asked, i, label=1))
-            points, labels = (np.repeat(np.asarray(part)[i : i + 1], len(rungs), 0) for part in (asked.points, asked.labels))
-            one = Asked(points, labels)
-            answers = self._answers(one, rungs, None, True)
-            masks = range(answers.iou.shape[1])
-            trust = np.array([[self._trust(answers, rungs, rung, mask) for mask in masks] for rung in range(len(rungs))])
-            rung, mask = np.unravel_index(int(trust.argmax()), trust.shape)
-            logits = answers.logits[rung, mask]
-            box = box_of(logits, rungs[rung])
-            view = rungs[rung] if box is None else self._glance(Asked(one.points, one.labels, np.array(box)[None]), 0)
-            glances.append(view)
-            earlier.append(carry(logits, rungs[rung], view))
-        return np.stack(glances), torch.stack(earlier)
+    def _searched(self, asked: Asked, most: int) -> Proposals:
+        """What clicks alone mean: `most` masks each, the likeliest first."""
+        assert asked.points is not None and asked.labels is not None
+        points, labels = np.asarray(asked.points, np.float64), np.asarray(asked.labels)
+        found = [self._meant(Asked(points[i : i + 1], labels[i : i + 1]), most) for i in range(len(points))]
+        return Proposals(*(torch.stack(part) for part in zip(*found, strict=True)))
 
-    def _ladder(self, points: np.ndarray, on: np.ndarray) -> np.ndarray:
-        """(R, 3) views from the whole picture down by halves, as long as they hold all points, around those on the object."""
-        height, width = self.size
-        aim = on if len(on) else points
-        middle, rungs = (aim.min(0) + aim.max(0)) / 2, [(width / 2, height / 2, float(max(width, height)))]
-        while (side := rungs[-1][2] / 2) >= RUNG_PX and np.abs(points - middle).max() < 0.45 * side:
-            x, y = (np.clip(m, min(side, n) / 2, n - min(side, n) / 2) for m, n in zip(middle, (width, height), strict=True))
-            rungs.append((float(x), float(y), side))
-        return np.array(rungs)
+    def _meant(self, clicks: Asked, most: int) -> tuple[Tensor, Tensor]:
+        """Predicted IoU (M,) and states (M, 3 + h * w) of what the clicks of one prompt may mean.
 
-    def _trust(self, answers: Answers, rungs: np.ndarray, rung: int, mask: int) -> float:
-        """How far the mask may be believed: the predicted IoU, less where it is cut off by the view, or tiny in it."""
-        x, y, side = rungs[rung]
-        box = box_of(answers.logits[rung, mask], rungs[rung])
-        if box is None:
-            return -1.0
-        cell, (height, width) = 1.5 * side / self.cells, self.size
-        inner = (max(0.0, x - side / 2), max(0.0, y - side / 2), min(width, x + side / 2), min(height, y + side / 2))
-        whole = (0, 0, width, height)
-        cut = any(abs(b - i) < cell and abs(i - w) > cell for b, i, w in zip(box, inner, whole, strict=True))
-        tiny = max(box[2] - box[0], box[3] - box[1]) < TINY_SHARE * side
-        return float(answers.iou[rung, mask]) - CUT * cut - TINY * tiny
+        Of the masks on all rungs the most promising are looked at again, as if the user had drawn the box around each.
+        """
+        views = rungs(self.size, _points(clicks, 0), _points(clicks, 0, label=1))
+        answers = self._answers(_repeated(clicks, len(views)), views, None, True)
+        promise = answers.iou + agreement(answers.logits, views)
+        masks = answers.iou.shape[1]
+        boxes = []
+        for i in promise.flatten().argsort(descending=True).tolist():
+            box = box_of(answers.logits[i // masks, i % masks], views[i // masks])
+            if box is not None and len(boxes) < CHECKED:
+                boxes.append(np.clip(box, 0, (*self.size[::-1], *self.size[::-1])))
+        if not boxes:
+            boxes.append(np.array((0.0, 0.0, *self.size[::-1])))
+        drawn = replace(_repeated(clicks, len(boxes)), boxes=np.stack(boxes))
+        glances = np.stack([self._glance(drawn, i) for i in range(len(boxes))])
+        checked = self._answers(drawn, glances, None, False)
+        chosen = _unlike(drawn.boxes, checked.iou[:, 0], most)
+        return checked.iou[chosen, 0], packed(checked.logits, glances)[chosen, 0]
 
     def _carried(self, state: Tensor, glance: np.ndarray) -> Tensor:
         logits, source = self._unpacked(state)
@@ -278,6 +266,26 @@ def packed(logits: Tensor, glances: np.ndarray) -> Tensor:
     """Logits (P, M, h, w) and their views (P, 3) -> states (P, M, 3 + h * w)."""
     places = torch.from_numpy(glances).float()[:, None].expand(-1, logits.shape[1], -1)
     return torch.cat([places, logits.flatten(2)], 2)
+
+
+def _repeated(clicks: Asked, count: int) -> Asked:
+    """The clicks of one prompt, that many times."""
+    assert clicks.points is not None and clicks.labels is not None
+    return Asked(np.repeat(clicks.points, count, 0), np.repeat(clicks.labels, count, 0))
+
+
+def _unlike(boxes: np.ndarray | None, iou: Tensor, most: int) -> list[int]:
+    """The `most` of largest IoU whose boxes (n, 4) differ; where those are fewer, then the others, and the last again."""
+    assert boxes is not None
+    order, kept = iou.argsort(descending=True).tolist(), list[int]()
+    for i in order:
+        low, high = np.maximum(boxes[i, :2], boxes[kept, :2]), np.minimum(boxes[i, 2:], boxes[kept, 2:])
+        both = np.clip(high - low, 0, None).prod(1)
+        areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)
+        if (both <= ALIKE * (areas[i] + areas[kept] - both)).all():
+            kept.append(i)
+    kept += [i for i in order if i not in kept]
+    return (kept + [kept[-1]] * most)[:most]
 
 
 def _count(asked: Asked) -> int:

@@ -118,6 +118,7 @@ class Bright:
         self.seen.append(prompts)
         self.sides.append(views.shape[-1])
         grey = torch.nn.functional.avg_pool2d(views.float(), 2)[:, :1] * 8 - 4
+        all_bright = (grey > 0).flatten(1).sum(1).clamp(min=1)
         if prompts.boxes is not None:
             at = torch.arange(views.shape[-1] // 2) * 2 + 1.0
             x0, y0, x1, y1 = prompts.boxes[:, :, None].unbind(1)
@@ -126,6 +127,8 @@ class Bright:
         count = 3 if multimask else 1
         size = (grey > 0).flatten(1).float().mean(1)
         iou = 0.9 - (size - 0.3).abs()  # it trusts what fills a fair part of the view
+        if prompts.boxes is not None:  # and a box that cuts nothing off
+            iou = (grey > 0).flatten(1).sum(1) / all_bright
         return Answers(grey.expand(-1, count, -1, -1), torch.stack([iou - 0.1 * i for i in range(count)], 1))
 
 
