@@ -2,7 +2,7 @@
 
     >>> import vesalius
     >>> vesalius.__all__
-    ['Session', 'evaluate', 'load', 'read', 'segment', 'train', 'write']
+    ['Session', 'evaluate', 'load', 'read', 'segment', 'shoot_out', 'train', 'write']
 
 The names are imported when first used (PEP 562), so `import vesalius` costs nothing and loads no torch.
 """
@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from .pipeline.segment import segment
     from .pipeline.session import Session
     from .training.loop import train
+    from .training.shootout import shoot_out
 
-__all__ = ["Session", "evaluate", "load", "read", "segment", "train", "write"]
+__all__ = ["Session", "evaluate", "load", "read", "segment", "shoot_out", "train", "write"]
 
 _HOMES = {
     "Session": "vesalius.pipeline.session",
@@ -28,6 +29,7 @@ _HOMES = {
     "load": "vesalius.pipeline.predictor",
     "read": "vesalius.io.files",
     "segment": "vesalius.pipeline.segment",
+    "shoot_out": "vesalius.training.shootout",
     "train": "vesalius.training.loop",
     "write": "vesalius.io.files",
 }

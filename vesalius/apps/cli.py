@@ -155,7 +155,7 @@ def segment(
 def train(
     dataset: Annotated[Path, Argument(help="Paired images/ and masks/ or labels/, nnU-Net v2, or MSD.", show_default=False)],
     out: Annotated[Path, Option("--out", "-o", help="The run's folder.", show_default=False)],
-    model: Annotated[str, Option(help="A model of the catalog; `vesalius models` lists them.")] = "unet",
+    model: Annotated[str, Option(metavar="NAME|A,B|all", help="Of the catalog, or several to compare.")] = "unet",
     task: Annotated[str | None, Option(help="Take labels, decision and cleaning from a task that Vesalius ships.")] = None,
     recipe: Annotated[str | None, Option(metavar="NAME|FILE", help="How to train; default: what suits the model.")] = None,
     weights: Annotated[Path | None, Option(help="Begin with these weights of the same network, not with random ones.")] = None,
@@ -209,6 +209,11 @@ def train(
             device=device.value,
             quiet=quiet or json,
         )
+        if options.several:
+            from ..training.shootout import shoot_out
+
+            tables.show_shoot_out(screen, shoot_out(dataset, out, options, say=screen.say))
+            return
         tables.show_trained(screen, run(dataset, out, options, say=screen.say), out)
 
 

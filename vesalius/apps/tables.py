@@ -14,8 +14,10 @@ if TYPE_CHECKING:
     from ..pipeline.prompted import Prompted
     from ..pipeline.segment import Case, Summary
     from ..training.loop import RunSummary
+    from ..training.standings import ShootOut
 
 SHOWN_CASES = 40  # rows of a table on the screen; files and JSON hold all
+SHOWN_COLUMNS = 7  # of a shoot-out, up to images/s; its files hold all
 SHOWN_METRICS = ("dice", "nsd", "nsd_px", "hd95_mm", "hd95_px", "f1", "aji", "pq")
 
 
@@ -76,6 +78,21 @@ def show_trained(screen: Terminal, runs: list[RunSummary], out: Path) -> None:
     if runs:
         screen.say(f"use it: vesalius segment INPUT -o OUT --model {out}")
     screen.result(runs)
+
+
+def show_shoot_out(screen: Terminal, result: ShootOut) -> None:
+    """The table and the ranking in words; models that failed one by one on stderr, and exit code 1."""
+    from ..pipeline.ranking import COLUMNS
+
+    if result.ranking.entrants:
+        screen.table(COLUMNS[:SHOWN_COLUMNS], [row[:SHOWN_COLUMNS] for row in result.ranking.rows()])
+        for line in (*result.ranking.sentences(), *result.notes):
+            screen.say(line)
+    screen.say(f"shootout.json, shootout.md and pareto.png: {result.path}")
+    screen.result(result.record())
+    for name, problem in result.failures.items():
+        screen.complain(f"failed: {name}: {problem}")
+        screen.code = SOME_FAILED
 
 
 def show_evaluated(screen: Terminal, evaluation: Evaluation, out: Path | None, images: Path | None) -> None:

@@ -62,12 +62,18 @@ def bootstrap(values: Sequence[float], patients: Sequence[str], n: int = 2000, s
     array = array[kept]
     if not array.size:
         return Estimate(NAN, NAN, NAN, NAN, 0, 0, excluded)
-    names, where = np.unique(np.asarray(patients, dtype=object).astype(str)[kept], return_inverse=True)
+    sums, counts = grouped(array, [patient for patient, there in zip(patients, kept, strict=True) if there])
     low, high = NAN, NAN
-    if len(names) > 1:
-        means = _resampled_means(np.bincount(where, weights=array), np.bincount(where), n, np.random.default_rng(seed))
+    if len(sums) > 1:
+        means = _resampled_means(sums, counts, n, np.random.default_rng(seed))
         low, high = (float(q) for q in np.percentile(means, (2.5, 97.5)))
-    return Estimate(float(array.mean()), low, high, float(np.median(array)), array.size, len(names), excluded)
+    return Estimate(float(array.mean()), low, high, float(np.median(array)), array.size, len(sums), excluded)
+
+
+def grouped(values: Sequence[float] | np.ndarray, patients: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Sum of `values` and number of them (P,) for each patient, in the order of the patients' names."""
+    names, where = np.unique(np.asarray(patients, dtype=object).astype(str), return_inverse=True)
+    return np.bincount(where, weights=np.asarray(values, float), minlength=len(names)), np.bincount(where, minlength=len(names))
 
 
 def _resampled_means(sums: np.ndarray, counts: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:

@@ -294,7 +294,7 @@ def derived(name: str, needs: Needs) -> dict[str, Any]:
     Raises UnknownName, and InputError for data of other dimensions or values that do not fit.
     """
     found = entry(name)
-    check_dims(name, found.dims, needs)
+    check_dims(name, found.dims, needs.dims)
     sizes = {"in_channels": needs.in_channels, "classes": needs.classes, "dims": needs.dims}
     known = {f.name for f in dataclasses.fields(found.config)}
     values: dict[str, Any] = {key: value for key, value in sizes.items() if key in known}

@@ -69,11 +69,11 @@ def bias_matters(norm: str) -> bool:
     return norm not in ("instance", "batch")
 
 
-def check_dims(name: str, dims: tuple[int, ...], needs: Needs) -> None:
+def check_dims(name: str, dims: tuple[int, ...], wanted: int) -> None:
     """Raises InputError where a model of `dims` dimensions is wanted for data of others."""
-    if needs.dims not in dims:
+    if wanted not in dims:
         kinds = {2: "pictures", 3: "volumes"}
         raise InputError(
-            f"the model '{name}' takes {' and '.join(kinds[d] for d in dims)}, and these are {kinds[needs.dims]}",
+            f"the model '{name}' takes {' and '.join(kinds[d] for d in dims)}, and these are {kinds[wanted]}",
             fix="take a model whose dims fit, see `vesalius models`",
         )

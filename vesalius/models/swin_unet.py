@@ -30,6 +30,7 @@ from .naming import Convert, renamed
 from .needs import Needs
 from .sizes import Multiples, TakesMultiples
 
+WINDOWS = (7, 8, 6, 9, 10, 11, 12, 5, 4, 3, 2)  # of a planned network: the paper's, Swin V2's, then others by their nearness
 APART = -100.0  # added to the scores of tokens that a shift brought into one window from opposite borders
 
 
@@ -250,10 +251,18 @@ def borders(size: tuple[int, int], window: int, shift: int, like: Tensor) -> Ten
 
 
 def derive_swin_unet(needs: Needs) -> dict[str, Any]:
-    """Built for the nearest image to the run's patch in which every stage has whole windows: steps of 224 px for window 7."""
+    """The window of WINDOWS with which the run's patch, or the nearest image to it, is made of whole windows at every stage.
+
+    224 px have windows of 7, as in the paper; 256 px of 8, 352 px of 11. With 7 alone, sizes would go in steps of 224 px.
+    """
     usual = SwinUnetConfig()
-    patch, depths, window = (needs.chosen.get(key, getattr(usual, key)) for key in ("patch_size", "depths", "window"))
-    return {"image_size": whole_windows(patch, len(depths), window).nearest(needs.patch)}
+    patch, depths = (needs.chosen.get(key, getattr(usual, key)) for key in ("patch_size", "depths"))
+    sizes: dict[int, tuple[int, int]] = {}
+    for window in (needs.chosen["window"],) if "window" in needs.chosen else WINDOWS:
+        height, width = whole_windows(patch, len(depths), window).nearest(needs.patch)
+        sizes[window] = height, width
+    window = min(sizes, key=lambda w: sum(abs(n - p) for n, p in zip(sizes[w], needs.patch, strict=True)))
+    return {"image_size": sizes[window], "window": window}
 
 
 def official(config: dict[str, Any]) -> tuple[SwinUnetConfig, Convert]:

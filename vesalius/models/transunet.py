@@ -32,6 +32,16 @@ from .vit import VisionTransformer
 
 SHRINK = 16  # of the residual network
 THREE = (3, 3)
+# A planned network: half the depth of ViT-S/16 behind a ResNet of half the width. Ours; the paper's has 105 M parameters.
+SMALL: dict[str, Any] = {
+    "hidden": 384,
+    "mlp": 1536,
+    "heads": 6,
+    "layers": 6,
+    "resnet_width": 32,
+    "bottleneck": 256,
+    "decoder_channels": (128, 64, 32, 16),
+}
 
 
 @dataclass(frozen=True)
@@ -154,9 +164,12 @@ class TransUNet(nn.Module, TakesMultiples):
 
 
 def derive_transunet(needs: Needs) -> dict[str, Any]:
-    """Positions for the run's own patch; a plain ViT has no skips."""
+    """A TransUNet that learns from random weights, a fifth of the paper's work; positions for the run's own patch.
+
+    The paper's sizes are pretrained: the recipe 'transunet' chooses them. A plain ViT has no skips.
+    """
     patch = needs.chosen.get("patch_size", TransUNetConfig.patch_size)
-    derived: dict[str, Any] = {"image_size": Multiples("TransUNet", (patch, patch), voxels=2).nearest(needs.patch)}
+    derived: dict[str, Any] = {**SMALL, "image_size": Multiples("TransUNet", (patch, patch), voxels=2).nearest(needs.patch)}
     return derived if needs.chosen.get("resnet_units", True) else {**derived, "skips": 0}
 
 

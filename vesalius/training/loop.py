@@ -18,12 +18,13 @@ from ..models.catalog import build, entry
 from ..models.weights import load_state
 from ..pipeline.predictor import RUN_WEIGHTS, choose_device
 from ..tasks.catalog import TASKS
+from ..tasks.task import Task
 from .appearance import shares
 from .augment import Augmentation
 from .border import class_weights
 from .checkpoint import CHECKPOINT, load_checkpoint
 from .data import Order, Samples, batches, gather
-from .inspect import fingerprint
+from .inspect import Fingerprint, fingerprint
 from .plan import Data, Plan, derive, fit_patch, read_plan, write_plan
 from .recipe import Recipe, override, read_recipe
 from .session import RunSummary, Say, Session, TrainOptions
@@ -33,6 +34,7 @@ from .validate import Held
 
 __all__ = ["RunSummary", "TrainOptions", "train"]
 
+Seen = tuple[Any, Fingerprint]  # a dataset, and what it is like
 EPOCHS = 100  # where neither the recipe nor the caller names an end
 
 
@@ -50,16 +52,18 @@ def train(
     Raises OutputError for an existing run without `resume`, DatasetError and UnknownName for what the options ask in vain.
     """
     options = replace(options or TrainOptions(), **given)
+    if options.several:
+        raise InputError(f"'{options.model}' is not one model", fix="compare several with vesalius.shoot_out")
     device = choose_device(options.device)  # one that is absent is told before a run is begun
     PartialState(cpu=device.type == "cpu")  # joins the other processes, if there are any
     if options.weights is not None:
         load_state(options.weights)  # one that cannot be read is told before a run is begun
     out = Path(out)
     say = say if is_main() else lambda _: None
-    from .promptable import chosen_recipe, is_promptable, train_promptable  # which only its own kind of model needs
+    from .promptable import is_promptable, train_promptable  # which only its own kind of model needs
 
     if is_promptable(options, out):
-        recipe = adjust(chosen_recipe(options), options)
+        recipe = adjust(chosen_recipe(options, options.model), options)
         return train_promptable(Path(dataset), out, options, recipe, limit_of, say)
     if options.folds is None:
         if options.fold is not None:
@@ -78,8 +82,11 @@ def train(
     return summaries
 
 
-def begin(dataset: Path, run: Path, options: TrainOptions, say: Say) -> tuple[Plan, Split, Any]:
-    """The plan and split of the run: those it began with when it is resumed, else new ones, written before anything starts."""
+def begin(dataset: Path, run: Path, options: TrainOptions, say: Say, seen: Seen | None = None) -> tuple[Plan, Split, Any]:
+    """The plan and split of the run: those it began with when it is resumed, else new ones, written before anything starts.
+
+    `seen`: what `look` found, where it has looked already.
+    """
     planned = (run / "plan.toml").exists()
     if options.resume and not planned and options.folds is None:
         raise OutputError("there is no run to resume here", file=run, fix="start it without --resume")
@@ -87,7 +94,7 @@ def begin(dataset: Path, run: Path, options: TrainOptions, say: Say) -> tuple[Pl
         plan = read_plan(run / "plan.toml")
         plan = plan.model_copy(update={"recipe": adjust(plan.recipe, options)})
         require_same(plan, run, options)
-        data = open_dataset(dataset, instances=plan.data.instances, patients=plan.data.patients)
+        data = seen[0] if seen else open_dataset(dataset, instances=plan.data.instances, patients=plan.data.patients)
         return plan, read_split(run / "split.json"), data
     if is_main() and any((run / name).exists() for name in (CHECKPOINT, "metrics.jsonl", RUN_WEIGHTS)):
         raise OutputError("a run lies here already", file=run, fix="go on with --resume, or choose another folder")
@@ -96,7 +103,7 @@ def begin(dataset: Path, run: Path, options: TrainOptions, say: Say) -> tuple[Pl
         raise OutputError("a plan lies here already", file=run, fix=fix)
     if run.is_file():
         raise OutputError("a file stands where the run should go", file=run, fix="choose another folder")
-    plan, data = read_or_derive(dataset, options, say)
+    plan, data = read_or_derive(dataset, options, say, seen)
     fraction = plan.recipe.validation_fraction
     split = split_cases(
         data.cases, fraction=fraction, seed=plan.recipe.seed, folds=options.folds, fold=options.fold or 0, say=say
@@ -129,8 +136,7 @@ def require_same(plan: Plan, run: Path, options: TrainOptions) -> None:
             raise refuse("plan", "another plan: its task differs")
         recipe, option = adjust(wanted.recipe, options), "plan"
     elif options.recipe is not None:
-        chosen = options.recipe if isinstance(options.recipe, Recipe) else read_recipe(options.recipe)
-        recipe, option = adjust(chosen, options), "recipe"
+        recipe, option = adjust(chosen_recipe(options, task.model.name), options), "recipe"
         if recipe.patch is not None:  # as `derive` made it fit
             recipe = recipe.model_copy(update={"patch": fit_patch(recipe.patch, task.model.name, task.model.config, task.dims)})
     else:
@@ -143,7 +149,7 @@ def require_same(plan: Plan, run: Path, options: TrainOptions) -> None:
         raise refuse(option, what)
 
 
-def read_or_derive(dataset: Path, options: TrainOptions, say: Say) -> tuple[Plan, Any]:
+def read_or_derive(dataset: Path, options: TrainOptions, say: Say, seen: Seen | None = None) -> tuple[Plan, Any]:
     """The plan in a file, or one derived from the data."""
     if options.plan is not None:
         plan = read_plan(options.plan)
@@ -157,27 +163,45 @@ def read_or_derive(dataset: Path, options: TrainOptions, say: Say) -> tuple[Plan
     like = TASKS[options.task] if options.task else None
     if entry(options.model).kind != "segmenter":
         raise InputError(f"'{options.model}' cannot be trained yet", fix="train a model that gives class logits, such as unet")
-    chosen = options.recipe or (like.name if like else entry(options.model).recipe)
-    recipe = adjust(chosen if isinstance(chosen, Recipe) else read_recipe(chosen), options)
+    recipe = adjust(chosen_recipe(options, options.model, like), options)
     instances = options.instances or (like is not None and like.instances)
-    data = open_dataset(dataset, instances=instances, patients=options.patients)
+    options = replace(options, instances=instances)
+    seen = seen or look(dataset, options, say)
+    return plan_for(seen, dataset, options, recipe, like, say), seen[0]
+
+
+def look(dataset: Path, options: TrainOptions, say: Say) -> Seen:
+    """The dataset and its fingerprint, told about."""
+    data = open_dataset(dataset, instances=options.instances, patients=options.patients)
     for note in data.notes:
         say(note)
     found = fingerprint(data)
-    for line in found.describe([label.name for label in data.labels] if not instances else ["objects"]):
+    for line in found.describe([label.name for label in data.labels] if not options.instances else ["objects"]):
         say(line)
+    return data, found
+
+
+def plan_for(seen: Seen, dataset: Path, options: TrainOptions, recipe: Recipe, like: Task | None, say: Say) -> Plan:
+    """The plan for what `look` found."""
+    data, found = seen
     patients = str(options.patients) if options.patients else None
     about = Data(
         path=str(Path(dataset).resolve()),
         name=data.name,
-        instances=instances,
+        instances=options.instances,
         patients=patients,
         folds=options.folds,
         fold=options.fold or 0,
         frequencies=tuple(int(n) for n in found.counts),
         notes=tuple(data.notes),
     )
-    return derive(data, found, about, model=options.model, recipe=recipe, like=like, resample=options.resample, say=say), data
+    return derive(data, found, about, model=options.model, recipe=recipe, like=like, resample=options.resample, say=say)
+
+
+def chosen_recipe(options: TrainOptions, model: str, like: Task | None = None) -> Recipe:
+    """The recipe that was asked for, or that of the shipped task `like`, or of the model's catalog entry; for this model."""
+    chosen = options.recipe or (like.name if like else entry(model).recipe)
+    return (chosen if isinstance(chosen, Recipe) else read_recipe(chosen)).of(model)
 
 
 def adjust(recipe: Recipe, options: TrainOptions) -> Recipe:

@@ -33,7 +33,7 @@ from .gallery import Opened, Picture, Say, hang, open_sources
 from .interactive import teach
 from .plan import Data, write_plan
 from .prompting import Prompting
-from .recipe import Recipe, first_problem, read_recipe
+from .recipe import Recipe, first_problem
 from .record import Record
 from .session import RunSummary, Session, TrainOptions
 from .split import Split, read_split, split_cases, write_split
@@ -274,12 +274,6 @@ def hung(opened: Sequence[Opened], names: set[str], plan: PromptPlan) -> list[Pi
     wanted = [(each, case) for each in opened for case in each.cases if case.name in names]
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding leaves Python's lock
         return [picture for found in pool.map(lambda pair: hang(pair[0], pair[1], least), wanted) for picture in found]
-
-
-def chosen_recipe(options: TrainOptions) -> Recipe:
-    """The recipe named, or the model's own."""
-    chosen = options.recipe or entry(options.model).recipe
-    return chosen if isinstance(chosen, Recipe) else read_recipe(chosen)
 
 
 def is_promptable(options: TrainOptions, run: Path) -> bool:

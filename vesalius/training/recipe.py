@@ -88,10 +88,20 @@ class Recipe(Record):
     flips_at_test: bool = False
     start: str | None = None  # weights to begin with, of the same network; None: random ones
     model: dict[str, Any] = Field(default_factory=dict)  # settings of the network, over those derived from the data
+    each: dict[str, dict[str, Any]] | None = None  # model -> what differs for it, where one recipe trains several
     augment: Augment = Augment()
     sources: dict[str, Source] | None = None  # of a promptable model
     prompting: Prompting | None = None
 
+    def of(self, model: str) -> Recipe:
+        """The recipe for one model: what `each` says of it laid over the rest. Raises InputError."""
+        if self.each is None:
+            return self
+        return override(self.model_copy(update={"each": None}), self.each.get(model, {}), f"recipe.each.{model}")
+
+
+# A transformer from random weights: a lower rate than a convolutional network's, longer warm-up, tighter clipping. Ours.
+FROM_SCRATCH: dict[str, Any] = {"lr": 5e-4, "weight_decay": 0.05, "warmup": 0.05, "clip": 1.0}
 
 # What TransUNet and Swin-Unet were trained with on Synapse CT: no warm-up, no running average, no clipping to speak of.
 SYNAPSE: dict[str, Any] = {
@@ -125,6 +135,17 @@ SYNAPSE: dict[str, Any] = {
     ),
 }
 
+
+# The paper's TransUNet, to be filled with pretrained weights; without a recipe that says so a smaller one is planned.
+R50_VIT_B: dict[str, Any] = {
+    "hidden": 768,
+    "mlp": 3072,
+    "heads": 12,
+    "layers": 12,
+    "resnet_width": 64,
+    "bottleneck": 512,
+    "decoder_channels": [256, 128, 64, 16],
+}
 
 RECIPES: dict[str, Recipe] = {
     "default": Recipe(),
@@ -226,11 +247,11 @@ RECIPES: dict[str, Recipe] = {
     # Chen et al. 2021, arXiv:2102.04306, and its code, which Swin-Unet took over: 150 epochs of 2211 slices in batches of 24.
     # The original sets lr = base x (1 - step / steps)^0.9, turns by quarters and flips half of the slices, and turns half of the
     # others by up to 20 degrees; it neither averages weights nor clips gradients.
-    "transunet": Recipe(**SYNAPSE, lr=0.01, loss="squared_dice_ce_50"),
+    "transunet": Recipe(**SYNAPSE, lr=0.01, loss="squared_dice_ce_50", each={"transunet": {"model": R50_VIT_B}}),
     # Cao et al. 2021, arXiv:2105.05537: rate and mixture of losses differ.
     "swin_unet": Recipe(**SYNAPSE, lr=0.05, loss="squared_dice_ce_60"),
     # SegViT from scratch, which the paper never does: a higher rate than for pretrained weights, and short warm-up. Ours.
-    "segvit": Recipe(lr=5e-4, weight_decay=0.05, warmup=0.05, clip=1.0, ema=0.998, augment=Augment(flip_axes=(2,))),
+    "segvit": Recipe(**FROM_SCRATCH, ema=0.998, augment=Augment(flip_axes=(2,))),
     # SegViT on pretrained weights (Zhang et al. 2022, ADE20K; of the released configs): linear decay after 1,500 of 160,000
     # steps. There the head learns ten times faster; here all of it has the one rate.
     "segvit_finetune": Recipe(
@@ -245,6 +266,9 @@ RECIPES: dict[str, Recipe] = {
         steps=160_000,
         augment=Augment(scale=(0.5, 2.0), scale_p=1.0, flip_axes=(2,), rotate_p=0, blur_p=0, noise_p=0, low_resolution_p=0),
     ),
+    # One recipe for every model of a shoot-out. Only what a transformer needs to learn at all differs; deep supervision is each
+    # model's own affair, and so is its loss (of the catalog entry).
+    "shootout": Recipe(each={name: FROM_SCRATCH for name in ("transunet", "swin_unet", "segvit", "segvit_v2")}),
     # Our own promptable model: a view an object, from all sources at once; folders as in docs/models/vesalius_mini.md. AdamW 2e-3
     # with cosine and EMA 0.998, 128 px and spreads of 1.1 to 2.4 are what the first trials used.
     "vesalius_mini": Recipe(

@@ -25,7 +25,7 @@ from .checkpoint import CHECKPOINT, save_checkpoint
 from .journal import Bar, Journal
 from .plan import Plan
 from .recipe import Recipe
-from .summary import write_report
+from .summary import SCORES, Scored, write_report, write_scores
 from .trainer import Trainer
 from .validate import Examination, Scores, mean_dice, means
 
@@ -63,6 +63,11 @@ class TrainOptions:
     checkpoint_seconds: float = 120.0
     cache_gb: float = 4.0
 
+    @property
+    def several(self) -> bool:
+        """Whether `model` names more than one, 'all' or a list with commas: a shoot-out."""
+        return self.model == "all" or "," in self.model
+
 
 @dataclass(frozen=True)
 class RunSummary:
@@ -91,6 +96,8 @@ class Session:
     def train(self, stream: Iterator[dict[str, Tensor]]) -> RunSummary:
         """Steps until the end or the early stop, then the final weights and the report."""
         journal = Journal(self.run, step=self.trainer.step) if self.main else None
+        if self.main:
+            (self.run / SCORES).unlink(missing_ok=True)  # of an earlier end, where a run goes on beyond it
         self.trainer.start()
         try:
             with Bar(quiet=self.options.quiet or not self.main) as bar:
@@ -193,6 +200,7 @@ class Session:
             begun = {"loss": float(np.mean(self.losses))} if self.losses else {}  # of an epoch that was not finished
             journal.write(self._line() | {"final": True} | begun | flat(self.dice, means(scores)))
             report = write_report(self.run, self.plan, scores)
+            write_scores(self.run, Scored(trainer.step, seconds, scores))
             spent = f"{trainer.step} steps in {seconds / 60:.1f} minutes"
             self.say(f"{spent}; validation Dice {self.dice:.4f} over {len(self.held)} cases; see {report}")
         trainer.accelerator.wait_for_everyone()

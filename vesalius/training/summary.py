@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import json
 import math
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..core.atomic import atomic
@@ -11,6 +13,40 @@ from ..pipeline.report import Section, figure, page, paragraph, table
 from .journal import read_metrics
 from .plan import Plan
 from .validate import Scores, means
+
+SCORES = "scores.json"  # of a run that has come to its end
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A finished run: its steps, its seconds of training, and the scores of every kept-back case and label."""
+
+    steps: int
+    seconds: float
+    cases: dict[str, Scores]
+
+
+def write_scores(run: Path, scored: Scored) -> None:
+    """RUN/scores.json; a value that is not defined is null."""
+    cases = {
+        case: {label: {m: v if math.isfinite(v) else None for m, v in metrics.items()} for label, metrics in labels.items()}
+        for case, labels in scored.cases.items()
+    }
+    with atomic(run / SCORES) as part:
+        text = json.dumps({"steps": scored.steps, "seconds": round(scored.seconds, 1), "cases": cases}, indent=1)
+        part.write_text(text, encoding="utf-8")
+
+
+def read_scores(run: Path) -> Scored | None:
+    """What `write_scores` wrote; None for a run that has not come to its end."""
+    if not (run / SCORES).is_file():
+        return None
+    found = json.loads((run / SCORES).read_text(encoding="utf-8"))
+    cases = {
+        case: {label: {m: math.nan if v is None else v for m, v in metrics.items()} for label, metrics in labels.items()}
+        for case, labels in found["cases"].items()
+    }
+    return Scored(found["steps"], found["seconds"], cases)
 
 
 def write_report(run: Path, plan: Plan, scores: dict[str, Scores]) -> Path:
