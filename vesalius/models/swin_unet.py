@@ -30,7 +30,8 @@ from .naming import Convert, renamed
 from .needs import Needs
 from .sizes import Multiples, TakesMultiples
 
-WINDOWS = (7, 8, 6, 9, 10, 11, 12, 5, 4, 3, 2)  # of a planned network: the paper's, Swin V2's, then others by their nearness
+WINDOWS = (7, 8, 6, 9, 10, 11, 12)  # of a planned network: the paper's, Swin V2's, then others by their nearness
+SMALL_WINDOWS = (5, 4, 3, 2)  # where the patch has no room for six tokens at the deepest stage
 APART = -100.0  # added to the scores of tokens that a shift brought into one window from opposite borders
 
 
@@ -257,10 +258,10 @@ def derive_swin_unet(needs: Needs) -> dict[str, Any]:
     """
     usual = SwinUnetConfig()
     patch, depths = (needs.chosen.get(key, getattr(usual, key)) for key in ("patch_size", "depths"))
-    sizes: dict[int, tuple[int, int]] = {}
-    for window in (needs.chosen["window"],) if "window" in needs.chosen else WINDOWS:
-        height, width = whole_windows(patch, len(depths), window).nearest(needs.patch)
-        sizes[window] = height, width
+    room = min(needs.patch) >= min(whole_windows(patch, len(depths), min(WINDOWS)).smallest)
+    usable = WINDOWS if room else SMALL_WINDOWS
+    tried = (needs.chosen["window"],) if "window" in needs.chosen else usable
+    sizes = {window: whole_windows(patch, len(depths), window).nearest(needs.patch) for window in tried}
     window = min(sizes, key=lambda w: sum(abs(n - p) for n, p in zip(sizes[w], needs.patch, strict=True)))
     return {"image_size": sizes[window], "window": window}
 

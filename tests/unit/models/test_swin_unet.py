@@ -74,11 +74,24 @@ def test_block_depths_mirror_and_drop_path_deepens() -> None:
 
 @pytest.mark.parametrize(
     ("chosen", "image_size"),
-    [({}, [224, 448]), ({"window": 8}, [256, 256]), ({"window": 4, "depths": [2, 2], "heads": [3, 6]}, [256, 352])],
+    [
+        ({}, [192, 384]),
+        ({"window": 7}, [224, 448]),
+        ({"window": 8}, [256, 256]),
+        ({"window": 4, "depths": [2, 2], "heads": [3, 6]}, [256, 352]),
+    ],
 )
 def test_a_run_gets_whole_windows_near_its_patch(chosen: dict, image_size: list[int]) -> None:
     found = derived("swin_unet", Needs(1, 2, 2, (250, 350), (1.0, 1.0), chosen=chosen))
     assert (found["in_channels"], found["classes"], found["image_size"]) == (1, 2, image_size)
+
+
+@pytest.mark.parametrize(
+    ("edge", "window"), [(224, 7), (448, 7), (256, 8), (352, 11), (320, 10), (512, 8), (96, 3), (64, 2), (128, 4)]
+)
+def test_a_run_gets_the_window_that_its_patch_is_made_of(edge: int, window: int) -> None:
+    found = derived("swin_unet", Needs(1, 2, 2, (edge, edge), (1.0, 1.0)))
+    assert (found["image_size"], found["window"]) == ([edge, edge], window)
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from vesalius.core.errors import InputError, ShapeError
-from vesalius.models.catalog import CATALOG, derived, parameter_count
+from vesalius.models.catalog import CATALOG, derived, make_config, parameter_count
 from vesalius.models.needs import Needs
 from vesalius.models.resnet_v2 import ResNetV2
 from vesalius.models.transunet import TransUNet, TransUNetConfig
+from vesalius.training.recipe import RECIPES
 
 HYBRID, PLAIN = CATALOG["transunet"].tiny
 LARGE = {"hidden": 1024, "mlp": 4096, "heads": 16, "layers": 24}
@@ -91,6 +92,13 @@ def test_the_short_skip_is_filled_at_its_end() -> None:
 def test_a_run_gets_positions_for_its_own_patch(chosen: dict, image_size: list[int], skips: int) -> None:
     found = derived("transunet", Needs(1, 2, 2, (250, 350), (1.0, 1.0), chosen=chosen))
     assert (found["in_channels"], found["classes"], found["image_size"], found["skips"]) == (1, 2, image_size, skips)
+
+
+def test_a_planned_network_is_small_and_the_papers_recipe_chooses_the_papers() -> None:
+    needs = Needs(3, 9, 2, (224, 224), (1.0, 1.0))
+    recipe = RECIPES["transunet"].of("transunet")
+    small, large = (make_config(TransUNetConfig, derived("transunet", replace(needs, chosen=c))) for c in ({}, recipe.model))
+    assert parameter_count(TransUNet(small)) < 20e6 and large == TransUNetConfig()
 
 
 @pytest.mark.parametrize(

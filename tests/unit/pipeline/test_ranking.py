@@ -56,7 +56,8 @@ def test_it_is_said_when_so_few_cases_cannot_show_a_difference():
 
 def test_patients_are_named_where_they_have_several_cases():
     halves = {case: case[:-1] + str(int(case[-1]) // 2) for case in CASES}
-    assert "10 patients, each the mean of the patient's cases" in rank([entrant("a", 0), entrant("bb", 0.1)], halves).sentences()[-1]
+    told = rank([entrant("a", 0), entrant("bb", 0.1)], halves).sentences()
+    assert "10 patients, each the mean of the patient's cases" in told[-1]
 
 
 def test_the_table_has_a_row_a_model_and_a_cell_a_column(ranking):
