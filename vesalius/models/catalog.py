@@ -42,6 +42,7 @@ class Entry:
     infer     from an official state dict to the config that `official` takes, where the shapes say it
     derive    from the Needs of a run to fields of the config; None: only in_channels, classes and dims follow from the data
     unused    parameters that the original carries and never uses
+    head      names that the parameters of its head begin with: those that no pretrained backbone fills
     """
 
     builder: Callable[[Any], nn.Module]
@@ -58,6 +59,7 @@ class Entry:
     derive: Derive | None = None
     infer: Callable[[State], dict[str, Any]] | None = None
     unused: tuple[str, ...] = field(default=())
+    head: tuple[str, ...] = ()
     kind: Literal["segmenter", "prompts", "encoder"] = "segmenter"
 
 
@@ -170,6 +172,7 @@ CATALOG: dict[str, Entry] = {
         weights="official layout (AdelaiDet, non-commercial) by from_official; ViT of Google, timm, transformers: load_backbone",
         official=vit_layouts.official_segvit,
         derive=derive_segvit,
+        head=("head.", "up."),
         unused=("backbone.cls_token",),
     ),
     "segvit_v2": Entry(
@@ -191,6 +194,7 @@ CATALOG: dict[str, Entry] = {
         recipe="segvit",
         weights="none are public; BEiT v2 (MIT) of Microsoft, timm, transformers by load_backbone",
         derive=derive_segvit_v2,
+        head=("head.", "up."),
     ),
     "sam": Entry(
         builder=SAM,

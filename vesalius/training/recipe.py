@@ -60,6 +60,7 @@ class Recipe(Record):
 
     optimiser: Literal["adamw", "sgd"] = "adamw"
     lr: float = Field(3e-3, gt=0)
+    head_lr: float = Field(1.0, gt=0)  # times lr, for the head that the model's catalog entry names
     weight_decay: float = Field(1e-2, ge=0)
     momentum: float = Field(0.99, ge=0, lt=1)  # SGD only
     nesterov: bool = True  # SGD only
@@ -253,9 +254,10 @@ RECIPES: dict[str, Recipe] = {
     # SegViT from scratch, which the paper never does: a higher rate than for pretrained weights, and short warm-up. Ours.
     "segvit": Recipe(**FROM_SCRATCH, ema=0.998, augment=Augment(flip_axes=(2,))),
     # SegViT on pretrained weights (Zhang et al. 2022, ADE20K; of the released configs): linear decay after 1,500 of 160,000
-    # steps. There the head learns ten times faster; here all of it has the one rate.
+    # steps; the head learns ten times faster.
     "segvit_finetune": Recipe(
         lr=2e-5,
+        head_lr=10.0,
         weight_decay=0.01,
         schedule="poly",
         warmup=1500 / 160_000,

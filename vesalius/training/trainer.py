@@ -20,7 +20,7 @@ from accelerate.utils import broadcast
 from torch import Tensor, nn
 
 from ..core.errors import InputError, VesaliusError
-from ..models.catalog import build
+from ..models.catalog import build, entry
 from ..models.contract import Outputs
 from ..models.weights import load_into
 from ..pipeline.tiled import use_bf16
@@ -87,7 +87,8 @@ class Trainer:
         self.average.to(memory_format=self.layout)  # type: ignore[call-overload]
         join_norms(model)
         model.to(memory_format=self.layout)  # type: ignore[call-overload]
-        self.model, self.optimiser = self.accelerator.prepare(model, make_optimiser(model, self.recipe))
+        optimiser = make_optimiser(model, self.recipe, entry(plan.model.name).head)
+        self.model, self.optimiser = self.accelerator.prepare(model, optimiser)
         self.teach = teach or supervise(plan.loss)
         self.step, self.before, self.started = 0, 0.0, time.monotonic()
 
@@ -121,7 +122,7 @@ class Trainer:
         seed = (self.recipe.seed * 1_000_003 + self.step) * 64 + self.accelerator.process_index
         torch.manual_seed(seed % 2**63)
         for group in self.optimiser.param_groups:
-            group["lr"] = rate(self.recipe, progress)
+            group["lr"] = rate(self.recipe, progress) * group.get("factor", 1.0)
         device = self.accelerator.device
         given = {key: value.to(device) for key, value in batch.items()}
         given["image"] = given["image"].contiguous(memory_format=self.layout)
@@ -176,11 +177,23 @@ class Trainer:
         self.start()
 
 
-def make_optimiser(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """AdamW or SGD; norms and biases do not decay."""
-    matrices = [p for p in model.parameters() if p.ndim > 1]
-    vectors = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+def make_optimiser(model: nn.Module, recipe: Recipe, head: tuple[str, ...] = ()) -> torch.optim.Optimizer:
+    """AdamW or SGD; norms and biases do not decay, and what begins with `head` learns at `head_lr` times the rate.
+
+    Raises InputError where the recipe gives the head a rate of its own and the model names none.
+    """
+    parts = [(list(model.parameters()), 1.0)]
+    if recipe.head_lr != 1:
+        named = list(model.named_parameters())
+        new = [p for name, p in named if name.startswith(head)]
+        if not new:
+            raise InputError("head_lr is for a model that names its head", fix="leave head_lr out of the recipe")
+        parts = [([p for name, p in named if not name.startswith(head)], 1.0), (new, recipe.head_lr)]
+    groups: list[dict[str, Any]] = []
+    for parameters, factor in parts:
+        for decay, matrices in ((recipe.weight_decay, True), (0.0, False)):
+            chosen = [p for p in parameters if (p.ndim > 1) == matrices]
+            groups.append({"params": chosen, "weight_decay": decay, "factor": factor})
     if recipe.optimiser == "adamw":
         return torch.optim.AdamW(groups, lr=recipe.lr)
     return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov)

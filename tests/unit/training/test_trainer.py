@@ -126,6 +126,29 @@ def test_norms_and_biases_do_not_decay():
     assert all(p.ndim == 1 for p in groups[1]["params"]) and groups[1]["weight_decay"] == 0
 
 
+def test_a_head_learns_at_its_own_rate():
+    model = nn.ModuleDict({"backbone": nn.Conv2d(1, 2, 1), "head": nn.Conv2d(2, 3, 1)})
+    groups = make_optimiser(model, Recipe(weight_decay=0.1, head_lr=10), ("head.",)).param_groups
+    told = {id(p): (group["factor"], group["weight_decay"]) for group in groups for p in group["params"]}
+    expected = [("backbone.weight", (1.0, 0.1)), ("backbone.bias", (1.0, 0.0)), ("head.weight", (10, 0.1)), ("head.bias", (10, 0.0))]
+    assert [(name, told[id(p)]) for name, p in model.named_parameters()] == expected
+    with pytest.raises(InputError, match="a model that names its head"):
+        make_optimiser(model, Recipe(head_lr=10))
+
+
+def test_the_head_that_the_catalog_names_gets_ten_times_the_rate():
+    backbone = {"image_size": [16, 16], "patch": 8, "width": 12, "depth": 2, "heads": 2, "out_layers": [0, 1]}
+    found = plan(lr=1e-3, head_lr=10.0, schedule="poly", warmup=0.0, loss="atm")
+    config = {"in_channels": 1, "classes": 3, "backbone": backbone, "head": {"heads": 2, "layers": 1}}
+    spec = ModelSpec(name="segvit", config=config)
+    found = found.model_copy(update={"task": found.task.model_copy(update={"model": spec})})
+    trainer = Trainer(found, torch.device("cpu"), Limit(steps=4))
+    trainer.advance({"image": torch.rand(2, 1, 16, 16), "target": torch.randint(0, 3, (2, 16, 16))}, 0.5)
+    rates = {id(p): group["lr"] for group in trainer.optimiser.param_groups for p in group["params"]}
+    for name, parameter in trainer.bare.named_parameters():
+        assert rates[id(parameter)] == pytest.approx((1e-3 if name.startswith("backbone.") else 1e-2) * 0.5**0.9)
+
+
 @pytest.mark.parametrize("content", [None, b"", b"PK\x03\x04 cut off"])
 def test_a_checkpoint_that_cannot_be_read_is_the_users_to_know(tmp_path, content):
     if content is not None:
