@@ -18,10 +18,12 @@ SIZE_PT, WIDTH_PT, HEIGHT_PT = 10, 6.4, 12  # of a name: its letters, the width 
 
 def front(points: Sequence[Point], *, cheap_is_low: bool = True) -> list[str]:
     """The names that no other point beats or equals in both, better in one, the cheapest first."""
-    best, names = -float("inf"), []
+    best = -float("inf")
+    names: list[str] = []
     for name, _, score in sorted(points, key=lambda p: (p[1] if cheap_is_low else -p[1], -p[2])):
         if score > best:
-            best, names = score, [*names, name]
+            best = score
+            names.append(name)
     return names
 
 

@@ -130,8 +130,8 @@ def test_a_head_learns_at_its_own_rate():
     model = nn.ModuleDict({"backbone": nn.Conv2d(1, 2, 1), "head": nn.Conv2d(2, 3, 1)})
     groups = make_optimiser(model, Recipe(weight_decay=0.1, head_lr=10), ("head.",)).param_groups
     told = {id(p): (group["factor"], group["weight_decay"]) for group in groups for p in group["params"]}
-    expected = [("backbone.weight", (1.0, 0.1)), ("backbone.bias", (1.0, 0.0)), ("head.weight", (10, 0.1)), ("head.bias", (10, 0.0))]
-    assert [(name, told[id(p)]) for name, p in model.named_parameters()] == expected
+    expected = {"backbone.weight": (1, 0.1), "backbone.bias": (1, 0.0), "head.weight": (10, 0.1), "head.bias": (10, 0.0)}
+    assert {name: told[id(p)] for name, p in model.named_parameters()} == expected
     with pytest.raises(InputError, match="a model that names its head"):
         make_optimiser(model, Recipe(head_lr=10))
 
