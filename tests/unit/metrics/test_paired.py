@@ -64,6 +64,7 @@ def test_a_case_without_a_value_is_left_out_of_its_pairs():
 def test_groups_hold_no_pair_that_differs_and_are_as_large_as_can_be():
     assert alike(["a", "b", "c"], []) == [("a", "b", "c")]
     assert alike(["a", "b", "c"], [("a", "c")]) == [("a", "b"), ("b", "c")]
+    assert alike(["a", "b", "c"], [("a", "b"), ("a", "c")]) == [("a",), ("b", "c")]
     assert alike(["a", "b", "c"], [("a", "b"), ("a", "c"), ("b", "c")]) == [("a",), ("b",), ("c",)]
     assert alike(["a", "b", "c", "d"], [("a", "b"), ("c", "d")]) == [("a", "c"), ("a", "d"), ("b", "c"), ("b", "d")]
 
