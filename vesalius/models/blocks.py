@@ -117,7 +117,8 @@ def fold_norms(model: nn.Module) -> nn.Module:
     """The model itself, for inference alone: the running statistics of batch norms have become part of the convolution before."""
     for unit in model.modules():
         if isinstance(unit, ConvUnit) and isinstance(unit.norm, nn.BatchNorm2d | nn.BatchNorm3d):
-            unit.conv, unit.norm = fuse_conv_bn_eval(unit.conv, unit.norm), nn.Identity()
+            fused: nn.Module = fuse_conv_bn_eval(unit.conv, unit.norm)  # type: ignore[type-var]
+            unit.conv, unit.norm = fused, nn.Identity()
     return model
 
 

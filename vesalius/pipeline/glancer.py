@@ -147,7 +147,7 @@ class GlanceLook:
         answers = self._answers(_repeated(clicks, len(views)), views, None, True)
         promise = answers.iou + agreement(answers.logits, views)
         masks = answers.iou.shape[1]
-        boxes = []
+        boxes: list[np.ndarray] = []
         for i in promise.flatten().argsort(descending=True).tolist():
             box = box_of(answers.logits[i // masks, i % masks], views[i // masks])
             if box is not None and len(boxes) < CHECKED:
@@ -246,7 +246,8 @@ def load_glancer(path: Path, entry: dict[str, Any], device: torch.device, bf16: 
     model: Any = build(entry["model"], entry["config"])
     load_into(model, load_state(path)[0], file=path)
     kind = torch.bfloat16 if bf16 else torch.float32
-    settled = fold_norms(model.eval().requires_grad_(False)).to(device, kind).to(memory_format=torch.channels_last)
+    settled: Any = fold_norms(model.eval().requires_grad_(False))
+    settled = settled.to(device, kind).to(memory_format=torch.channels_last)
     options, percentiles = make_config(GlanceOptions, entry["views"]), tuple(entry["percentiles"])
     return GlancePrompter(entry["name"], settled, file_hash(path), options, device, bf16, percentiles)
 
