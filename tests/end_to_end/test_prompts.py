@@ -283,11 +283,6 @@ def test_a_mask_that_is_there_is_not_overwritten(run, flood, case, tmp_path):
     fine(run("segment", case, "-o", tmp_path / "out", "--point", "40,5", "--overwrite"))
 
 
-def test_a_video_file_says_how_to_take_out_its_frames(run, flood, tmp_path):
-    (tmp_path / "clip.mp4").write_bytes(b"0" * 100)
-    refused(run("segment", tmp_path / "clip.mp4", "-o", tmp_path / "out", "--point", "1,1", "--slice", "0"), "ffmpeg")
-
-
 def refused(result, *words):
     """Exit code 2, and one line on stderr that says each of `words`."""
     assert result.exit_code == 2, (result.exit_code, result.stderr, result.exception)

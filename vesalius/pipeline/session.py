@@ -19,11 +19,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..core.errors import GeometryError, InputError
+from ..core.errors import GeometryError, InputError, UnreadableFile
 from ..core.image import Image
 from ..core.prompts import ObjectPrompt, Plane, find_plane
 from ..io.files import read, read_mask
 from ..io.frames import find_frames, read_frames
+from ..io.video import is_video, read_video
 from .embeddings import EmbeddingCache, user_cache
 from .everything import EverythingOptions, Progress, Record, everything
 from .looks import Asked, Look, Proposals
@@ -51,7 +52,7 @@ class Prediction:
 
 
 class Session:
-    """An image (or its path, or a folder of frames) and a model: the name of one with weights, a weights file, or a Prompter.
+    """An image, its path, a video or a folder of frames; and a model: the name of one with weights, a weights file, or a Prompter.
 
         >>> session = vesalius.Session("polyp.png", "sam.safetensors", cache=False)
         >>> mask = session.predict(box=(8, 6, 30, 32))          # x0, y0, x1, y1 in pixels
@@ -286,8 +287,13 @@ def _kind(prompt: ObjectPrompt) -> tuple[Any, ...]:
 
 
 def open_image(path: str | Path, *, series: str | None = None) -> Image:
-    """An image file, a DICOM folder, or a folder of frames. Raises what `read` and `read_frames` raise."""
-    return read_frames(path) if find_frames(path) else read(path, series=series)
+    """An image file, a DICOM folder, a video or a folder of frames. Raises what `read`, `read_video` and `read_frames` raise."""
+    video = is_video(path)
+    if not video and not find_frames(path):
+        return read(path, series=series)
+    if series is not None:
+        raise UnreadableFile("only DICOM has series", file=path, fix="leave out the series")
+    return read_video(path) if video else read_frames(path)
 
 
 def _joined(before: ObjectPrompt, told: ObjectPrompt) -> ObjectPrompt:
