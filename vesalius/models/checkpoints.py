@@ -58,6 +58,8 @@ class Checkpoint:
 
 META = "https://github.com/facebookresearch/segment-anything#model-checkpoints"
 HUB = "model.safetensors"  # in the layout of transformers
+HQ_REPO, HQ_HOME = "lkeab/hq-sam", "https://github.com/SysCV/sam-hq#model-checkpoints"
+HQ_ABOUT = "SAM-HQ: SAM with finer edges, trained on HQSeg-44K; ViT-"
 
 CHECKPOINTS: dict[str, Checkpoint] = {
     "sam_vit_b": Checkpoint(
@@ -110,6 +112,9 @@ CHECKPOINTS: dict[str, Checkpoint] = {
         "MedSAM: ViT-B fine-tuned with boxes on 1.5 million medical images",
         frame=Frame(aspect="stretch", intensity="min_max", decide="probabilities"),
     ),
+    "sam_hq_vit_b": Checkpoint("sam", PRESETS["hq_vit_b"], HQ_REPO, ("sam_hq_vit_b.pth",), HQ_HOME, "Apache-2.0", HQ_ABOUT + "B"),
+    "sam_hq_vit_l": Checkpoint("sam", PRESETS["hq_vit_l"], HQ_REPO, ("sam_hq_vit_l.pth",), HQ_HOME, "Apache-2.0", HQ_ABOUT + "L"),
+    "sam_hq_vit_h": Checkpoint("sam", PRESETS["hq_vit_h"], HQ_REPO, ("sam_hq_vit_h.pth",), HQ_HOME, "Apache-2.0", HQ_ABOUT + "H"),
 }
 
 

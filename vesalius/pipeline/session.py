@@ -52,7 +52,7 @@ class Prediction:
 
 
 class Session:
-    """An image, its path, a video or a folder of frames; and a model: the name of one with weights, a weights file, or a Prompter.
+    """An image or its path, a video, a folder of frames; and a model: a name that has weights, a weights file, or a Prompter.
 
         >>> session = vesalius.Session("polyp.png", "sam.safetensors", cache=False)
         >>> mask = session.predict(box=(8, 6, 30, 32))          # x0, y0, x1, y1 in pixels
