@@ -46,7 +46,13 @@ class Places:
         self.case = image.name
         if self.target.exists() and not overwrite:
             raise OutputError("there is a mask already", file=self.target, fix="name another output, or allow --overwrite")
+        self._made = not self.outputs.folder.exists()
         self.outputs.prepare()
+
+    def vacate(self) -> None:
+        """Take the folder away, where it was made for this and nothing was written into it."""
+        if self._made:
+            self.outputs.vacate()
 
     def canvas(self) -> Canvas | Reel:
         """What objects are painted on."""

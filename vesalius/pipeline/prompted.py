@@ -22,6 +22,7 @@ import numpy as np
 
 from ..core.atomic import atomic
 from ..core.errors import InputError
+from ..core.image import Image
 from ..core.labels import Label, Labels
 from ..core.prompts import ObjectPrompt, Plane
 from . import rle
@@ -99,17 +100,25 @@ def segment_prompted(input: str | Path, out: str | Path, options: PromptOptions,
     for prompt in options.objects:
         prompt.plane(image.grid)  # all prompts are looked at before weights are loaded
     places = Places(image, out, options.format, overwrite=options.overwrite, overlays=options.overlays)
+    try:
+        session = _session(image, options)
+        tell = progress or (lambda done, total, what: None)
+        canvas, labels, found, more = (_everything if options.everything else _objects)(session, options, places, tell)
+        picture = places.draw(canvas, labels, session.view, options.window) if options.overlays else None
+    except BaseException:
+        places.vacate()
+        raise
+    return Prompted(
+        places.case, places.target, found, session.prompter.name, session.view.rule, time.monotonic() - began,
+        overlay=picture, notes=image.notes, **more,
+    )  # fmt: skip
+
+
+def _session(image: Image, options: PromptOptions) -> Session:
     prompter = options.model
     if prompter is None or isinstance(prompter, str | Path):
         prompter = load_prompter(prompter, weights=options.weights, device=options.device, precision=options.precision)
-    session = Session(image, prompter, window=options.window, cache=options.cache)
-    tell = progress or (lambda done, total, what: None)
-    canvas, labels, found, more = (_everything if options.everything else _objects)(session, options, places, tell)
-    picture = places.draw(canvas, labels, session.view, options.window) if options.overlays else None
-    return Prompted(
-        places.case, places.target, found, prompter.name, session.view.rule, time.monotonic() - began,
-        overlay=picture, notes=image.notes, **more,
-    )  # fmt: skip
+    return Session(image, prompter, window=options.window, cache=options.cache)
 
 
 Answer = tuple[Slices, float | None]
