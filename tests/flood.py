@@ -69,6 +69,7 @@ class FloodPrompter:
     identity: str = "flood-1"
     percentiles: tuple[float, float] = (0.0, 100.0)
     looks: int = 0
+    refines: bool = False
 
     def look(self, picture: np.ndarray, cache=None) -> Flood:
         self.looks += 1

@@ -60,6 +60,39 @@ def mask_volume(path: Path, size=(20, 18, 16), values=(1, 2), spacing_mm=(1.0, 1
     return volume(path, size, np.uint8, spacing_mm, voxels)
 
 
+def moving_block(count: int) -> list:
+    """Frames (30, 40, 3) uint8: a bright block of 12 x 10 px that goes 1 px to the right a frame, from x = 4 on, at y = 8."""
+    frames = []
+    for i in range(count):
+        frame = np.full((30, 40, 3), 30, np.uint8)
+        frame[8:18, 4 + i : 16 + i] = 220
+        frames.append(frame)
+    return frames
+
+
+def video(path: Path, frames: list, *, codec="ffv1", times=None, gop=12, b_frames=0) -> Path:
+    """Frames (Y, X, 3) uint8 as a video; ffv1 (in .mkv or .mov) keeps every value of grey. `times` in ms, 100 ms a frame."""
+    from fractions import Fraction
+
+    import av
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=10)
+        stream.height, stream.width = frames[0].shape[:2]
+        stream.pix_fmt = {"ffv1": "bgr0", "mjpeg": "yuvj420p"}.get(codec, "yuv420p")
+        stream.codec_context.gop_size, stream.codec_context.max_b_frames = gop, b_frames
+        if times is not None:
+            stream.codec_context.time_base = stream.time_base = Fraction(1, 1000)
+        for i, pixels in enumerate(frames):
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            if times is not None:
+                frame.pts, frame.time_base = times[i], Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
 def save_tiny_sam(path: Path) -> Path:
     """An untrained promptable model, as `vesalius models import` writes one."""
     import torch

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from specimens import dicom_series, mask_volume, picture, save_tiny, save_tiny_sam, volume
+from specimens import dicom_series, mask_volume, moving_block, picture, save_tiny, save_tiny_sam, video, volume
 
 PAGES = Path(__file__).parents[2] / "docs" / "how-to"
 
@@ -49,7 +49,15 @@ def picture_scan_and_network(folder: Path) -> None:
     save_tiny_sam(folder / "weights.safetensors")
 
 
-IN_ONE_PROCESS = {"segment-what-you-point-at": picture_scan_and_network}  # many commands, each of which would load torch anew
+def clip_and_network(folder: Path) -> None:
+    video(folder / "clip.mp4", moving_block(8), codec="libx264")
+    save_tiny_sam(folder / "weights.safetensors")
+
+
+IN_ONE_PROCESS = {  # many commands, each of which would load torch anew
+    "segment-what-you-point-at": picture_scan_and_network,
+    "segment-a-video": clip_and_network,
+}
 PREPARE = {
     "segment-a-dicom-study": study_and_run,
     "train-on-your-own-folder": own_data,

@@ -201,6 +201,9 @@ BAD = {
     "points with several boxes": (["--box", "1,1,5,5", "--box", "6,6,9,9", "--point", "2,2"], "several objects"),
     "everything and a point": (["--everything", "--point", "2,2"], "more than one way"),
     "no prompt": (["--separate"], "--separate goes with a prompt"),
+    "a slice alone, the first": (["--slice", "0"], "--slice goes with a prompt"),
+    "only a point beside it": (["--not-point", "2,2"], "only points beside the object"),
+    "an empty window": (["--point", "1,1", "--window", ""], "no list of numbers"),
     "a window alone": (["--window", "0,10"], "goes with a prompt"),
     "a falling window": (["--point", "1,1", "--window", "10,0"], "no window"),
     "a window of words": (["--point", "1,1", "--window", "a"], "no list of numbers"),
@@ -213,7 +216,19 @@ BAD = {
 @pytest.mark.parametrize("words, said", BAD.values(), ids=BAD)
 def test_a_bad_prompt_is_one_line_and_exit_code_2(run, flood, case, tmp_path, words, said):
     refused(run("segment", case, "-o", tmp_path / "out", *words), said)
-    assert not list((tmp_path / "out").rglob("*.png"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_mask_prompt_that_marks_nothing_is_refused(run, flood, case, scan, tmp_path):
+    Image.fromarray(np.zeros((30, 50), np.uint8)).save(tmp_path / "empty.png")
+    refused(run("segment", case, "-o", tmp_path / "out", "--mask-prompt", tmp_path / "empty.png"), "empty.png", "is empty")
+    marked = nibabel.Nifti1Image(TRUTH.astype(np.uint8), nibabel.load(scan).affine)
+    nibabel.save(marked, tmp_path / "m.nii.gz")
+    words = ("segment", scan, "-o", tmp_path / "out", "--mask-prompt", tmp_path / "m.nii.gz")
+    refused(run(*words, "--slice", "0"), "m.nii.gz", "is empty on this slice")
+    assert not (tmp_path / "out").exists()
+    fine(run(*words, "--slice", "4"))
+    assert np.array_equal(voxels(tmp_path / "out/scan.nii.gz"), TRUTH)
 
 
 @pytest.mark.parametrize(
@@ -281,11 +296,6 @@ def test_a_mask_that_is_there_is_not_overwritten(run, flood, case, tmp_path):
     fine(run("segment", case, "-o", tmp_path / "out", "--point", "40,5"))
     refused(run("segment", case, "-o", tmp_path / "out", "--point", "40,5"), "there is a mask already")
     fine(run("segment", case, "-o", tmp_path / "out", "--point", "40,5", "--overwrite"))
-
-
-def test_a_video_file_says_how_to_take_out_its_frames(run, flood, tmp_path):
-    (tmp_path / "clip.mp4").write_bytes(b"0" * 100)
-    refused(run("segment", tmp_path / "clip.mp4", "-o", tmp_path / "out", "--point", "1,1", "--slice", "0"), "ffmpeg")
 
 
 def refused(result, *words):

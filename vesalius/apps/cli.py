@@ -47,7 +47,7 @@ def vesalius(
 
 @app.command()
 def segment(
-    input: Annotated[Path, Argument(help="An image, a DICOM folder, or a folder of cases.", show_default=False)],
+    input: Annotated[Path, Argument(help="An image, a DICOM folder, a folder of cases; a video.", show_default=False)],
     out: Annotated[Path, Option("--out", "-o", help="A folder; for one case also a file.", show_default=False)],
     task: Annotated[str | None, Option(help="A task that Vesalius ships; `vesalius tasks` lists them.")] = None,
     model: Annotated[str | None, Option(help="A run of `vesalius train`, or a model of the catalog with --weights.")] = None,
@@ -72,7 +72,7 @@ def segment(
     text: Annotated[str | None, Option(help="Words, for weights that know them.", rich_help_panel=PROMPTS)] = None,
     everything: Annotated[bool, Option("--everything", help="All objects of a picture.", rich_help_panel=PROMPTS)] = False,
     prompts: Annotated[Path | None, Option(metavar="FILE.json", help="A list of objects.", rich_help_panel=PROMPTS)] = None,
-    slice: Annotated[int | None, Option(metavar="K", help="Where in a volume x,y lie.", rich_help_panel=PROMPTS)] = None,
+    slice: Annotated[int | None, Option(metavar="K", help="Where in a volume or video x,y lie.", rich_help_panel=PROMPTS)] = None,
     axis: Annotated[Axis | None, Option(help="Along which K counts; default: axial.", rich_help_panel=PROMPTS)] = None,
     window: Annotated[
         str | None, Option(metavar="LOW,HIGH", help="Grey values shown as black and white.", rich_help_panel=PROMPTS)

@@ -35,7 +35,7 @@ class Pointing:
         """Whether anything is prompted; the other words need that, which raises InputError."""
         words = {field.name: getattr(self, field.name) for field in fields(self)}
         prompting = ("point", "not_point", "box", "mask_prompt", "text", "everything", "prompts")
-        given = [name for name, word in words.items() if word not in (None, False, [])]
+        given = [name for name, word in words.items() if word is not None and word is not False and word != []]
         if not set(given) & set(prompting) and given:
             said = given[0].replace("_", "-")
             raise InputError(
@@ -77,7 +77,7 @@ class Pointing:
             everything=self.everything,
             slice=self.slice,
             axis=self.axis,
-            window=parse_window(self.window) if self.window else None,
+            window=None if self.window is None else parse_window(self.window),
             separate=self.separate,
             all_masks=self.all_masks,
             propagate=not self.no_propagate,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,6 +38,33 @@ def atomic(path: str | Path) -> Iterator[Path]:
         raise output_error(error, path) from error
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `path`; on success it becomes `path`, else it vanishes.
+
+    Where `path` is there already, its files of the same names are replaced, one by one and only when all are written; others
+    stay. Raises OutputError as `atomic` does.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(prefix=f".{path.name}-", suffix=".part", dir=path.parent))
+    except OSError as error:
+        raise output_error(error, path) from error
+    try:
+        yield part
+        os.chmod(part, 0o777 & ~_umask())
+        if path.is_dir():
+            for each in sorted(part.iterdir()):
+                os.replace(each, path / each.name)
+        else:
+            os.replace(part, path)
+    except OSError as error:
+        raise output_error(error, path) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def output_error(error: OSError, path: Path) -> Exception:

@@ -117,7 +117,8 @@ class ObjectPrompt:
     def plane(self, grid: Grid) -> Plane | None:
         """The slice the prompt lies on; None for a prompt in three dimensions, or with no place (a mask, words) in a volume.
 
-        Raises GeometryError where it lies outside the image, InputError where the slice is missing or not there.
+        Raises GeometryError where it lies outside the image, InputError where the slice is missing or not there, and where all
+        that is said of the object on its slice is what it is not.
         """
         if grid.dims == 2:
             if self.dims == 3:
@@ -137,6 +138,8 @@ class ObjectPrompt:
     def _inside(self, plane: Plane, grid: Grid) -> Plane:
         height, width = plane.size(grid)
         self._require((width, height), "picture" if grid.dims == 2 else "slice")
+        if self.points and 1 not in self.labels and self.box is None and self.mask is None and self.text is None:
+            raise InputError("only points beside the object are given", fix="give a point on it, or a box around it, too")
         return plane
 
     def _inside_volume(self, grid: Grid) -> None:

@@ -1,32 +1,88 @@
-"""The frames of a video as pictures in a folder: frame_0001.png, frame_0002.png, ... become a volume, z the frame number.
+"""The frames of a video, z the frame number: a folder of pictures in their natural order, or what `video.py` decodes.
 
-Nothing says how frames lie in space: the grid has no affine, and its slices are the frames as they are named.
+    folder or video --> Image, its array `Frames`: decoded when asked for ... masks, frame by frame --> a folder of PNG, or a TIFF
+
+Nothing says how frames lie in space: the grid has no affine, and its slices are the frames in their order, counted from 0.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 
-from ..core.errors import GeometryError, UnreadableFile
+from ..core.atomic import atomic_folder
+from ..core.errors import GeometryError, OutputError, UnreadableFile
 from ..core.image import Grid, Image, Mask, Source
-from .files import SUFFIXES, natural, read, suffix_of, write
+from .decoding import rgb_names
+from .files import SUFFIXES, natural, read, suffix_of
+from .raster import write_png, write_tiff_pages
 
 PICTURES = ("png", "jpeg", "bmp", "tiff")
-VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm")
+KEPT_BYTES = 2**27  # of decoded frames: 21 of 1920 x 1080
+
+Fetch = Callable[[int, int], Iterable[tuple[int, np.ndarray]]]  # since, wanted -> some of since .. wanted - 1, and wanted
+
+
+class Frames:
+    """The array (C, Z, Y, X) of an image whose frames are decoded when they are asked for; the last few are kept.
+
+    It has `shape`, `dtype` and slicing as an array has, and `numpy.asarray` of it decodes them all. `fetch` gives the frame
+    wanted as (C, Y, X), and before it those of the frames since the first number that it decodes on the way.
+    """
+
+    def __init__(self, shape: tuple[int, ...], dtype: np.dtype, fetch: Fetch):
+        self.shape, self.dtype, self.ndim = shape, np.dtype(dtype), len(shape)
+        self._fetch = fetch
+        self._kept: OrderedDict[int, np.ndarray] = OrderedDict()
+        one = int(np.prod(shape)) // shape[1] * self.dtype.itemsize
+        self.most = max(1, KEPT_BYTES // one)  # frames kept
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self[:], dtype)
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        keys = list(key) if isinstance(key, tuple) else [key]
+        if ... in keys:
+            at = keys.index(...)
+            keys[at : at + 1] = [slice(None)] * (self.ndim + 1 - len(keys))
+        keys += [slice(None)] * (self.ndim - len(keys))
+        numbers = np.arange(self.shape[1])[keys[1]]  # IndexError where there is no such frame
+        rest = (keys[0], *keys[2:])
+        if numbers.ndim == 0:
+            return self.frame(int(numbers))[rest]
+        held = [self.frame(int(z)) for z in numbers]
+        found = np.stack(held, 1) if held else np.empty((self.shape[0], 0, *self.shape[2:]), self.dtype)
+        return found[keys[0], :, keys[2], keys[3]]
+
+    def frame(self, index: int) -> np.ndarray:
+        """(C, Y, X) of one frame, not to be written to."""
+        if index not in self._kept:
+            for number, pixels in self._fetch(max(0, index + 1 - self.most), index):
+                self._kept[number] = pixels
+                self._kept.move_to_end(number)
+                if len(self._kept) > self.most:
+                    self._kept.popitem(last=False)
+        self._kept.move_to_end(index)
+        return self._kept[index]
+
+
+def image_of(frames: Frames, source: Source, notes: Sequence[str] = ()) -> Image:
+    """The image whose array are `frames`. The source's header are their names, as their masks are to be called."""
+    grid = Grid(cast(Any, frames.shape[1:]), None, 2 if frames.shape[1] == 1 else 3)
+    array = cast(np.ndarray, frames)  # whatever asks an image for its slices gets arrays
+    return Image(array, grid, rgb_names(len(frames)), source=source, notes=tuple(notes))
 
 
 def find_frames(path: str | Path) -> tuple[Path, ...]:
-    """The pictures of a folder in their natural order; none where `path` is no folder.
-
-    Raises UnreadableFile for a video file, whose frames have to be taken out first.
-    """
+    """The pictures of a folder in their natural order; none where `path` is no folder."""
     path = Path(path)
-    if path.suffix.lower() in VIDEOS and path.is_file():
-        fix = f"take its frames out: ffmpeg -i {path.name} frames/%05d.png, and give that folder"
-        raise UnreadableFile("video files are not read themselves", file=path, fix=fix)
     if not path.is_dir():
         return ()
     found = [each for each in path.iterdir() if SUFFIXES.get(suffix_of(each) or "") in PICTURES and not each.name.startswith(".")]
@@ -34,28 +90,48 @@ def find_frames(path: str | Path) -> tuple[Path, ...]:
 
 
 def read_frames(path: str | Path) -> Image:
-    """The frames of a folder as one image (C, Z, Y, X). Raises GeometryError where they differ in size or channels."""
-    frames = find_frames(path)
-    if not frames:
+    """The frames of a folder as one image (C, Z, Y, X). Those of 8 bits are read when asked for, others at once.
+
+    Raises UnreadableFile where there are none; GeometryError where they differ in size or channels, as soon as that is seen.
+    """
+    files = find_frames(path)
+    if not files:
         raise UnreadableFile("this folder holds no pictures", file=path, fix="give a folder of frames")
-    images = [read(frame) for frame in frames]
-    first = images[0].array
-    for frame, image in zip(frames, images, strict=True):
-        if image.array.shape != first.shape or image.array.dtype != first.dtype:
-            raise GeometryError(f"this frame is {image.array.shape}, the first {first.shape}", file=frame, fix="make them alike")
-    array = np.concatenate([image.array for image in images], axis=1)
-    grid = Grid(array.shape[1:], None, 2 if len(array[0]) == 1 else 3)
-    source = Source(Path(path), "frames", Path(path).resolve().name, frames)
-    return Image(array, grid, images[0].channels, source=source)
+    first = read(files[0]).array
+    if first.shape[1] != 1:
+        raise GeometryError(f"this frame has {first.shape[1]} pages", file=files[0], fix="give one picture a frame")
+
+    def fetch(since: int, index: int) -> Iterator[tuple[int, np.ndarray]]:
+        array = read(files[index]).array
+        if array.shape != first.shape or array.dtype != first.dtype:
+            raise GeometryError(f"this frame is {array.shape}, the first {first.shape}", file=files[index], fix="make them alike")
+        yield index, array[:, 0]
+
+    names = tuple(file.stem for file in files)
+    if len(set(names)) < len(names):
+        twin = next(file for i, file in enumerate(files) if file.stem in names[:i])
+        raise UnreadableFile("another frame has the same name but for its suffix", file=twin, fix="rename one")
+    source = Source(Path(path), "frames", Path(path).resolve().name, names)
+    image = image_of(Frames((len(first), len(files), *first.shape[2:]), first.dtype, fetch), source)
+    if first.dtype == np.uint8:
+        return image
+    return image.with_array(np.asarray(image.array))  # whose window needs the grey values of them all
 
 
-def write_frames(mask: Mask, folder: str | Path, like: Image, *, overwrite: bool = False) -> tuple[Path, ...]:
-    """A mask picture for each frame of `like`, under the frame's own stem. Raises what `write` raises."""
+def write_frames(masks: Iterable[np.ndarray], path: str | Path, like: Image, *, overwrite: bool = False) -> Path:
+    """A mask (Y, X) of unsigned integers for each frame of `like`, taken one by one: PNG files under the frames' own names in
+    the folder `path`, or the pages of one TIFF where `path` is called so.
+
+    Raises OutputError where it exists already, and for what cannot be written; then nothing is there.
+    """
+    path, masks = Path(path), iter(masks)
     assert like.source is not None
-    frames: tuple[Path, ...] = like.source.header
-    grid, top = Grid((1, *mask.grid.shape[1:]), dims=2), mask.labels
-    written = []
-    for frame, values in zip(frames, mask.array, strict=True):
-        one = replace(mask, array=values[None], grid=grid, labels=top, source=None)
-        written.append(write(one, Path(folder) / f"{frame.stem}.png", overwrite=overwrite))
-    return tuple(written)
+    if path.exists() and not overwrite:
+        raise OutputError("the output exists already", file=path, fix="give another place, or allow overwriting")
+    if suffix_of(path) is not None:
+        write_tiff_pages(masks, like.grid.shape, path)
+        return path
+    with atomic_folder(path) as part:
+        for name, values in zip(like.source.header, masks, strict=True):
+            write_png(Mask(values[None], Grid((1, *values.shape), dims=2)), part / f"{name}.png")
+    return path

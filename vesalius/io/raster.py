@@ -9,7 +9,8 @@ as they speak of paper. Such an affine knows sizes, no anatomy: x, y, z are take
 from __future__ import annotations
 
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, cast
 
@@ -113,6 +114,16 @@ def write_tiff(mask: Mask, path: Path, source: Source | None = None) -> None:
     with atomic(path) as part:
         array = mask.array if mask.grid.shape[0] > 1 or spacing else mask.array[0]
         tifffile.imwrite(part, array, **options)
+
+
+def write_tiff_pages(pages: Iterator[np.ndarray], shape: tuple[int, ...], path: Path) -> None:
+    """Pages (Y, X) of one type, taken one by one, as a deflated TIFF of `shape` (Z, Y, X)."""
+    import tifffile
+
+    first = next(pages)
+    options: dict[str, Any] = {"compression": "zlib", "photometric": "minisblack", "metadata": {"axes": "ZYX"}}
+    with atomic(path) as part:
+        tifffile.imwrite(part, chain([first], pages), shape=shape, dtype=first.dtype, **options)
 
 
 def _pixels(picture: Pillow.Image, notes: list[str], as_labels: bool) -> np.ndarray:

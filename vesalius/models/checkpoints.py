@@ -37,6 +37,7 @@ class Checkpoint:
 
     files   the names its file may have, those on the hub (`repo`) in the order in which they are tried, then the original's
     home    where the original is offered
+    refines whether they were trained on their own last answer with clicks that correct it, as SAM is
     sha256  of those files whose hash is known
     """
 
@@ -48,6 +49,7 @@ class Checkpoint:
     licence: str
     about: str
     frame: Frame = SAM_FRAME
+    refines: bool = True
     sha256: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -58,6 +60,8 @@ class Checkpoint:
 
 META = "https://github.com/facebookresearch/segment-anything#model-checkpoints"
 HUB = "model.safetensors"  # in the layout of transformers
+HQ_REPO, HQ_HOME = "lkeab/hq-sam", "https://github.com/SysCV/sam-hq#model-checkpoints"
+HQ_ABOUT = "SAM-HQ: SAM with finer edges, trained on HQSeg-44K; ViT-"
 
 CHECKPOINTS: dict[str, Checkpoint] = {
     "sam_vit_b": Checkpoint(
@@ -109,7 +113,11 @@ CHECKPOINTS: dict[str, Checkpoint] = {
         "Apache-2.0",
         "MedSAM: ViT-B fine-tuned with boxes on 1.5 million medical images",
         frame=Frame(aspect="stretch", intensity="min_max", decide="probabilities"),
+        refines=False,  # boxes alone
     ),
+    "sam_hq_vit_b": Checkpoint("sam", PRESETS["hq_vit_b"], HQ_REPO, ("sam_hq_vit_b.pth",), HQ_HOME, "Apache-2.0", HQ_ABOUT + "B"),
+    "sam_hq_vit_l": Checkpoint("sam", PRESETS["hq_vit_l"], HQ_REPO, ("sam_hq_vit_l.pth",), HQ_HOME, "Apache-2.0", HQ_ABOUT + "L"),
+    "sam_hq_vit_h": Checkpoint("sam", PRESETS["hq_vit_h"], HQ_REPO, ("sam_hq_vit_h.pth",), HQ_HOME, "Apache-2.0", HQ_ABOUT + "H"),
 }
 
 

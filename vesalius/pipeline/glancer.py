@@ -70,6 +70,7 @@ class GlancePrompter:
     device: torch.device = torch.device("cpu")  # noqa: RUF009
     bf16: bool = False
     percentiles: tuple[float, float] = (0.5, 99.5)
+    refines: bool = True  # it was trained so (training/interactive.py)
 
     def look(self, picture: np.ndarray, cache: EmbeddingCache | None = None) -> GlanceLook:
         """A picture (H, W, 3) uint8; nothing is worth keeping before it is known where to look."""

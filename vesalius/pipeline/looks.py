@@ -75,7 +75,7 @@ class Look(Protocol):
         ...
 
     def full(self, state: Tensor) -> Tensor:
-        """States (n, *) -> float32 logits (n, H, W); above 0 is the object."""
+        """States (n, *), of this picture or another of its size -> float32 logits (n, H, W); above 0 is the object."""
         ...
 
     def believed(self, mask: np.ndarray) -> Tensor:

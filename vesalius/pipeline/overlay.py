@@ -68,6 +68,11 @@ def overlay(image: Image, mask: Mask, *, window: tuple[float, float] | None = No
     return _png(_beside(drawn, _legend(mask, reference is not None)))
 
 
+def outlined(picture: np.ndarray, mask: Mask) -> np.ndarray:
+    """A picture (Y, X, 3) uint8 with `mask` (1, Y, X) over it, as large as it is."""
+    return _draw(picture, mask.array[0], mask)
+
+
 def colour(mask: Mask, value: int) -> tuple[int, int, int]:
     """The colour of a label value, or of an object's number."""
     if mask.labels is not None and not mask.instances:
@@ -160,12 +165,13 @@ def _edge(labels: np.ndarray, width: int) -> np.ndarray:
 def _draw(plain: np.ndarray, labels: np.ndarray, mask: Mask) -> np.ndarray:
     """`plain` with every structure filled lightly and outlined."""
     labels = _resized(labels, plain.shape[:2])
-    values, index = np.unique(labels, return_inverse=True)
-    colours = np.array([colour(mask, v) for v in values], np.float32)[index.reshape(labels.shape)]
-    inside = (labels > 0)[..., None]
-    filled = np.where(inside, plain * (1 - FILL) + colours * FILL, plain)
-    edge = _edge(labels, 2 if max(plain.shape) > 300 else 1)[..., None]
-    return np.where(edge, colours, filled).astype(np.uint8)
+    inside, drawn = labels > 0, plain.copy()
+    values, index = np.unique(labels[inside], return_inverse=True)
+    colours = np.array([colour(mask, v) for v in values], np.float32).reshape(-1, 3)[index]
+    drawn[inside] = plain[inside] * (1 - FILL) + colours * FILL
+    edge = _edge(labels, 2 if max(plain.shape) > 300 else 1)
+    drawn[edge] = colours[edge[inside]]
+    return drawn
 
 
 def _lettered(pixels: np.ndarray, panel: _Panel) -> Picture.Image:

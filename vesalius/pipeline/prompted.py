@@ -4,6 +4,8 @@ OUT/case.png           1..n in the order given; where objects overlap the higher
 OUT/case_2.png         with `separate`, the second object alone, whatever overlaps it
 OUT/case_mask_3.png    with `all_masks`, the third of the masks that a lone click was answered with
 OUT/case.json          in everything mode, the records; record i is label i + 1, and smaller masks lie on top
+
+`places.py` says where the masks of frames go; a video is painted and written frame by frame.
 """
 
 from __future__ import annotations
@@ -19,16 +21,14 @@ from typing import Any
 import numpy as np
 
 from ..core.atomic import atomic
-from ..core.errors import InputError, OutputError
-from ..core.image import Image, Mask
+from ..core.errors import InputError
+from ..core.image import Image
 from ..core.labels import Label, Labels
 from ..core.prompts import ObjectPrompt, Plane
-from ..io.files import case_name, write
-from ..io.frames import write_frames
 from . import rle
+from .canvas import Canvas, Reel
 from .everything import EverythingOptions
-from .outputs import Outputs
-from .overlay import overlay
+from .places import Places
 from .prompter import Prompter, load_prompter
 from .session import Session, open_image
 from .tiled import Precision
@@ -89,7 +89,7 @@ class Prompted:
 
 
 def segment_prompted(input: str | Path, out: str | Path, options: PromptOptions, *, progress: Watch | None = None) -> Prompted:
-    """Segment what `options` point at in one image, a DICOM folder or a folder of frames, into `out`, a folder or a file.
+    """Segment what `options` point at in an image, a DICOM folder, a video or a folder of frames, into `out`, a folder or a file.
 
     Raises InputError and its kin for prompts that are wrong, weights that are not there, or an output that exists.
     """
@@ -99,101 +99,52 @@ def segment_prompted(input: str | Path, out: str | Path, options: PromptOptions,
     image = open_image(input, series=options.series)
     for prompt in options.objects:
         prompt.plane(image.grid)  # all prompts are looked at before weights are loaded
-    places = _Places(image, out, options)
-    prompter = options.model
-    if prompter is None or isinstance(prompter, str | Path):
-        prompter = load_prompter(prompter, weights=options.weights, device=options.device, precision=options.precision)
-    session = Session(image, prompter, window=options.window, cache=options.cache)
-    tell = progress or (lambda done, total, what: None)
-    mask, found, more = (_everything if options.everything else _objects)(session, options, places, tell)
-    places.write(mask, places.target)
-    picture = places.draw(mask) if options.overlays else None
+    places = Places(image, out, options.format, overwrite=options.overwrite, overlays=options.overlays)
+    try:
+        session = _session(image, options)
+        tell = progress or (lambda done, total, what: None)
+        canvas, labels, found, more = (_everything if options.everything else _objects)(session, options, places, tell)
+        picture = places.draw(canvas, labels, session.view, options.window) if options.overlays else None
+    except BaseException:
+        places.vacate()
+        raise
     return Prompted(
-        places.case, places.target, found, prompter.name, session.view.rule, time.monotonic() - began,
+        places.case, places.target, found, session.prompter.name, session.view.rule, time.monotonic() - began,
         overlay=picture, notes=image.notes, **more,
     )  # fmt: skip
 
 
-class _Places:
-    """Where the masks of one image go; nothing is overwritten unless that is allowed."""
-
-    def __init__(self, image: Image, out: str | Path, options: PromptOptions):
-        self.image, self.options = image, options
-        self.frames = image.source is not None and image.source.format == "frames"
-        source = image.source.path if image.source else Path(image.name)
-        self.outputs = Outputs.of(out, [source], options.format)
-        if self.frames and self.outputs.file is not None:
-            raise OutputError("the masks of frames do not fit into one file", file=Path(out), fix="name a folder")
-        self.target = self.outputs.folder / image.name if self.frames else self.outputs.mask_path(image)
-        self.case = image.name
-        if self.target.exists() and not options.overwrite:
-            raise OutputError("there is a mask already", file=self.target, fix="name another output, or allow --overwrite")
-        self.outputs.prepare()
-
-    def beside(self, tag: str) -> Path:
-        """The mask called `tag` beside the label map."""
-        stem = case_name(self.target)
-        suffix = "" if self.frames else self.target.name[len(stem) :]
-        return self.target.with_name(f"{stem}_{tag}{suffix}")
-
-    @property
-    def records(self) -> Path:
-        return self.target.with_name(f"{case_name(self.target)}.json")
-
-    def write(self, mask: Mask, path: Path) -> Path:
-        if self.frames:
-            write_frames(mask, path, self.image, overwrite=self.options.overwrite)
-        else:
-            write(mask, path, format=self.outputs.format, like=self.image, overwrite=self.options.overwrite)
-        return path
-
-    def alone(self, mask: np.ndarray, tag: str, name: str) -> Path:
-        """Write one object's boolean mask (Z, Y, X)."""
-        labels = Labels((Label(1, name),))
-        return self.write(Mask(mask.astype(np.uint8), self.image.grid, labels, self.image.source), self.beside(tag))
-
-    def draw(self, mask: Mask) -> Path:
-        path = self.outputs.beside("overlays") / f"{self.case}.png"
-        with atomic(path) as part:
-            part.write_bytes(overlay(self.image, mask, window=self.options.window))
-        return path
+def _session(image: Image, options: PromptOptions) -> Session:
+    prompter = options.model
+    if prompter is None or isinstance(prompter, str | Path):
+        prompter = load_prompter(prompter, weights=options.weights, device=options.device, precision=options.precision)
+    return Session(image, prompter, window=options.window, cache=options.cache)
 
 
 Answer = tuple[Slices, float | None]
-Done = tuple[Mask, tuple[FoundObject, ...], dict[str, Any]]
+Done = tuple[Canvas | Reel, Labels | None, tuple[FoundObject, ...], dict[str, Any]]
 
 
-def _objects(session: Session, options: PromptOptions, places: _Places, tell: Watch) -> Done:
+def _objects(session: Session, options: PromptOptions, places: Places, tell: Watch) -> Done:
     """Object after object, painted as they come."""
-    image, groups = session.image, _grouped(options.objects, session.image.grid.dims)
+    groups = _grouped(options.objects, session.image.grid.dims)
     if len(groups) > OBJECTS_MOST:
         raise InputError(f"{len(groups)} objects are more than a mask can number", fix=f"prompt at most {OBJECTS_MOST} at once")
     alternatives = _alternatives(session, options, places) if options.all_masks else ()
-    labels = np.zeros(image.grid.shape, np.uint16)
-    top = np.zeros(image.grid.shape, np.float32)  # logits of what is painted: only above 0 is anything an object
-    names, trust, files = _names(groups), [], []
+    canvas, names, trust, files = places.canvas(), _names(groups), [], []
     for number, (slices, iou) in enumerate(_found(session, groups, options), start=1):
         tell(number, len(groups), names[number - 1])
         trust.append(iou)
-        for index, logits in slices.logits.items():
-            _paint(labels, top, logits, number, Plane(slices.axis, index))
-        mask = slices.mask(image.grid) if options.separate else None
-        files.append(None if mask is None else places.alone(mask, str(number), names[number - 1]))
-    counts = np.bincount(labels.ravel(), minlength=len(groups) + 1)
+        canvas.paint(slices, number)
+        files.append(places.alone(slices, str(number), names[number - 1]) if options.separate else None)
+    named = Labels(tuple(Label(i, name) for i, name in enumerate(names, start=1)))
+    places.write(canvas, named)
+    counts = canvas.counts(len(groups))
     found = tuple(
         FoundObject(i, name, int(counts[i]), iou, file)
         for i, (name, iou, file) in enumerate(zip(names, trust, files, strict=True), start=1)
     )
-    named = Labels(tuple(Label(i, name) for i, name in enumerate(names, start=1)))
-    return Mask(labels, image.grid, named, image.source), found, {"alternatives": alternatives}
-
-
-def _paint(labels: np.ndarray, top: np.ndarray, logits: np.ndarray, number: int, plane: Plane) -> None:
-    """Where these logits are above 0 and above all before, the object `number` stands."""
-    painted, highest = plane.take(labels), plane.take(top)  # views
-    wins = logits > highest
-    painted[wins] = number
-    highest[wins] = logits[wins]
+    return canvas, named, found, {"alternatives": alternatives}
 
 
 def _found(session: Session, groups: Sequence[Sequence[ObjectPrompt]], options: PromptOptions) -> Iterator[Answer]:
@@ -212,7 +163,7 @@ def _found(session: Session, groups: Sequence[Sequence[ObjectPrompt]], options: 
         yield Slices(seen[0][0].axis, logits), min(one.iou for _, one in seen)
 
 
-def _alternatives(session: Session, options: PromptOptions, places: _Places) -> tuple[tuple[Path, float], ...]:
+def _alternatives(session: Session, options: PromptOptions, places: Places) -> tuple[tuple[Path, float], ...]:
     """The three masks of a lone click, written one by one."""
     if len(options.objects) != 1 or not options.objects[0].lone_click:
         raise InputError(
@@ -223,14 +174,13 @@ def _alternatives(session: Session, options: PromptOptions, places: _Places) -> 
     if plane is None:
         raise InputError("all masks are given on one slice", fix="give the slice (--slice K) and x,y")
     found, written = session.answer(prompt), []
-    for number, (mask, score) in enumerate(zip(found.masks, found.scores, strict=True), start=1):
-        whole = np.zeros(grid.shape, bool)
-        plane.put(whole, mask)
-        written.append((places.alone(whole, f"mask_{number}", f"mask_{number}"), float(score)))
+    for number, (logits, score) in enumerate(zip(found.logits, found.scores, strict=True), start=1):
+        slices = Slices(plane.axis, {plane.index: logits})
+        written.append((places.alone(slices, f"mask_{number}", f"mask_{number}"), float(score)))
     return tuple(written)
 
 
-def _everything(session: Session, options: PromptOptions, places: _Places, tell: Watch) -> Done:
+def _everything(session: Session, options: PromptOptions, places: Places, tell: Watch) -> Done:
     """All objects of a picture or a slice; the records go to a file of their own."""
     if options.separate or options.all_masks:
         raise InputError("everything mode writes one label map and its records", fix="leave out --separate and --all-masks")
@@ -238,19 +188,19 @@ def _everything(session: Session, options: PromptOptions, places: _Places, tell:
     records = session.everything(slice=options.slice, axis=options.axis, progress=lambda done, total: tell(done, total, "points"))
     if len(records) > OBJECTS_MOST:
         raise InputError(f"{len(records)} objects are more than a mask can number")
-    labels = np.zeros(session.image.grid.shape, np.uint16)
-    painted = plane.take(labels)
+    canvas, painted = places.canvas(), np.zeros(plane.size(session.image.grid), np.uint16)
     for number in sorted(range(1, len(records) + 1), key=lambda number: -records[number - 1]["area"]):
         painted[records[number - 1]["segmentation"]] = number
+    canvas.put(plane, painted)
+    places.write(canvas, None)
     _write_records(records, session, plane, places)
     found = tuple(
         FoundObject(i, f"object {i}", record["area"], record["predicted_iou"]) for i, record in enumerate(records, start=1)
     )
-    mask = Mask(labels, session.image.grid, None, session.image.source, instances=True)
-    return mask, found, {"records": places.records}
+    return canvas, None, found, {"records": places.records}
 
 
-def _write_records(records: Iterable[dict[str, Any]], session: Session, plane: Plane, places: _Places) -> None:
+def _write_records(records: Iterable[dict[str, Any]], session: Session, plane: Plane, places: Places) -> None:
     """case.json: how it was made, and the records with COCO RLE in place of arrays."""
     kept = {
         "image": places.case,

@@ -7,6 +7,7 @@ The features are the dear part: they are made once a picture and may be kept in 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,11 +21,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..core.errors import InputError, WeightsError
-from ..models.checkpoints import CHECKPOINTS, find, import_file, load_checkpoint
+from ..models.checkpoints import CHECKPOINTS, MODEL_KEY, find, import_file, load_checkpoint
 from ..models.contract import Prompts, PromptSegmenter
 from ..models.sam.frame import Frame
 from ..models.sam.text import embed_text
-from ..models.weights import file_hash
+from ..models.weights import file_hash, read_metadata
 from .embeddings import EmbeddingCache, key_of
 from .glancer import IN_THE_BOX, find_views, load_glancer, read_views
 from .looks import Asked, Look, Proposals, Taps, taps_of
@@ -42,6 +43,7 @@ class Prompter(Protocol):
 
     name         how the user calls it
     identity     the hash of its weights and of how it sees, so that no embedding of another model is taken for its own
+    refines      whether it learned to build on its own last answer, when a click corrects that
     percentiles  of the grey values of images beyond 8 bits, in percent: these become black and white where no window is given
     """
 
@@ -50,6 +52,9 @@ class Prompter(Protocol):
 
     @property
     def identity(self) -> str: ...
+
+    @property
+    def refines(self) -> bool: ...
 
     @property
     def percentiles(self) -> tuple[float, float]: ...
@@ -75,6 +80,7 @@ class FramePrompter:
     bf16: bool = False
     percentiles: tuple[float, float] = PERCENTILES
     embed_text: Callable[[str], Tensor] | None = None
+    refines: bool = True
 
     def look(self, picture: np.ndarray, cache: EmbeddingCache | None = None) -> FrameLook:
         """See a picture (H, W, 3) uint8, or remember it."""
@@ -194,7 +200,14 @@ def load_prompter(
         model, frame = load_checkpoint(named)
     embed = None if text_encoder is None else partial(_words, folder=text_encoder)
     settled: Any = model.requires_grad_(False).to(place)
-    return FramePrompter(name, settled, frame, file_hash(path), place, bf16, PERCENTILES, embed)
+    return FramePrompter(name, settled, frame, file_hash(path), place, bf16, PERCENTILES, embed, _refines(name, path))
+
+
+def _refines(name: str, path: Path) -> bool:
+    """Whether these weights learned to build on their own answers, as far as anybody says."""
+    if name not in CHECKPOINTS and path.suffix == ".safetensors":
+        name = json.loads(read_metadata(path).get(MODEL_KEY, "{}")).get("checkpoint") or ""
+    return name not in CHECKPOINTS or CHECKPOINTS[name].refines
 
 
 def _words(text: str, folder: str | Path) -> Tensor:

@@ -9,7 +9,7 @@ Between two prompted slices both come together: the logits are averaged by how n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,6 +49,31 @@ class Seen:
 Reach = tuple[int, int]  # slices first .. last - 1 that may be entered
 
 
+class Drawn(Mapping[int, np.ndarray]):
+    """Logits (H, W) by slice, drawn from the model's states whenever they are asked for: those of a video would fill any memory.
+
+    A slice that two prompts reach has a state from each, with the share at which it counts.
+    """
+
+    def __init__(self, full: Callable[[Tensor], Tensor]):
+        self._full = full
+        self._parts: dict[int, list[tuple[Tensor, float]]] = {}
+
+    def add(self, index: int, state: Tensor, share: float = 1.0) -> None:
+        self._parts.setdefault(index, []).append((state, share))
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        states, shares = zip(*self._parts[index], strict=True)
+        logits = [share * self._full(state[None])[0].cpu().numpy() for state, share in zip(states, shares, strict=True)]
+        return logits[0] if len(logits) == 1 else sum(logits[1:], start=logits[0])
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._parts)
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+
 def propagate(
     look: Callable[[int], Look],
     seeds: Mapping[int, Seen],
@@ -56,21 +81,22 @@ def propagate(
     options: PropagateOptions | None = None,
     *,
     prompted: Callable[[int, Asked], Asked] = lambda index, asked: asked,
-) -> dict[int, np.ndarray]:
+) -> Drawn:
     """Logits (H, W) of every slice reached from the `seeds` (slice -> its mask), the seeds' own among them, within `reach`.
 
     `prompted` may add to what is asked on a slice, such as clicks that lie on it.
     """
     options, order = options or PropagateOptions(), sorted(seeds)
-    found = {index: seen.logits for index, seen in seeds.items()}
+    found = Drawn(look(list(seeds)[-1]).full)  # of any slice, as all are of one size; this one was seen last
+    for index, seen in seeds.items():
+        found.add(index, seen.state)
     for i, index in enumerate(order):
         before = order[i - 1] if i else reach[0] - 1
         after = order[i + 1] if i + 1 < len(order) else reach[1]
         for stops, step in ((before, -1), (after, 1)):
-            for place, logits in _walk(look, seeds[index], range(index + step, stops, step), options, prompted):
-                met = reach[0] <= stops < reach[1]  # another seed comes from the other side
-                share = 1 - abs(place - index) / abs(stops - index) if met else 1.0
-                found[place] = found.get(place, np.float32(0)) + share * logits
+            met = reach[0] <= stops < reach[1]  # another seed comes from the other side
+            for place, state in _walk(look, seeds[index], range(index + step, stops, step), options, prompted):
+                found.add(place, state, 1 - abs(place - index) / abs(stops - index) if met else 1.0)
     return found
 
 
@@ -80,24 +106,21 @@ def _walk(
     places: range,
     options: PropagateOptions,
     prompted: Callable[[int, Asked], Asked],
-) -> list[tuple[int, np.ndarray]]:
-    """The slices reached in one direction, from the seed on."""
-    walked: list[tuple[int, np.ndarray]] = []
-    mask = seen.logits > 0
+) -> Iterator[tuple[int, Tensor]]:
+    """The slices reached in one direction, from the seed on, and the state of the mask on each."""
+    mask, state = seen.logits > 0, seen.state
     for place in places:
         if not mask.any():
-            break
+            return
         here = look(place)
-        asked = Asked(boxes=_box_around(mask, options.margin)[None], states=seen.state[None])
+        asked = Asked(boxes=_box_around(mask, options.margin)[None], states=state[None])
         proposals = here.ask(prompted(place, asked), multimask=False)
         state = proposals.state[0, 0]
-        seen = Seen(here.full(state[None])[0].cpu().numpy(), state, float(proposals.iou[0, 0]))
-        before, mask = np.count_nonzero(mask), seen.logits > 0
-        now = np.count_nonzero(mask)
-        if seen.iou < options.least_iou or not now or not 1 / options.most_change <= now / before <= options.most_change:
-            break
-        walked.append((place, seen.logits))
-    return walked
+        before, mask = np.count_nonzero(mask), here.full(state[None])[0].cpu().numpy() > 0
+        now, iou = np.count_nonzero(mask), float(proposals.iou[0, 0])
+        if iou < options.least_iou or not now or not 1 / options.most_change <= now / before <= options.most_change:
+            return
+        yield place, state
 
 
 def _box_around(mask: np.ndarray, margin: float) -> np.ndarray:

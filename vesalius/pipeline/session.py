@@ -18,12 +18,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from ..core.errors import GeometryError, InputError
+from ..core.errors import GeometryError, InputError, UnreadableFile
 from ..core.image import Image
 from ..core.prompts import ObjectPrompt, Plane, find_plane
 from ..io.files import read, read_mask
 from ..io.frames import find_frames, read_frames
+from ..io.video import is_video, read_video
 from .embeddings import EmbeddingCache, user_cache
 from .everything import EverythingOptions, Progress, Record, everything
 from .looks import Asked, Look, Proposals
@@ -50,8 +52,17 @@ class Prediction:
     logits: np.ndarray
 
 
+@dataclass(frozen=True, eq=False)
+class Step:
+    """All that has been said about the current object after one `add`, and what was answered on each slice by itself: the state
+    of the mask and its predicted IoU. Nothing is answered by slices where a prompt in three dimensions propagates."""
+
+    prompts: tuple[ObjectPrompt, ...]
+    answers: dict[Plane, tuple[Tensor, float]]
+
+
 class Session:
-    """An image (or its path, or a folder of frames) and a model: the name of one with weights, a weights file, or a Prompter.
+    """An image or its path, a video, a folder of frames; and a model: a name that has weights, a weights file, or a Prompter.
 
         >>> session = vesalius.Session("polyp.png", "sam.safetensors", cache=False)
         >>> mask = session.predict(box=(8, 6, 30, 32))          # x0, y0, x1, y1 in pixels
@@ -78,8 +89,8 @@ class Session:
         self.view = View.of(self.image, window, self.prompter.percentiles)
         self.cache = _cache(cache)
         self._looks: OrderedDict[Plane, Look] = OrderedDict()
-        self._steps: list[tuple[ObjectPrompt, ...]] = []  # all that was said, after each `add`
-        self._undone: list[tuple[ObjectPrompt, ...]] = []
+        self._steps: list[Step] = []  # one an `add`
+        self._undone: list[Step] = []
 
     def predict(
         self,
@@ -117,28 +128,41 @@ class Session:
         mask = self._on_image(Slices(plane.axis, {plane.index: logits[scores.argmax()]}))
         return Prediction(mask, logits > 0, scores, logits)
 
-    def follow(self, prompts: Sequence[ObjectPrompt], options: PropagateOptions | None = None) -> Slices:
-        """One object through the volume, from prompts on slices of one axis or in three dimensions. Raises as `predict`."""
+    def follow(
+        self, prompts: Sequence[ObjectPrompt], options: PropagateOptions | None = None, step: Step | None = None
+    ) -> Slices:
+        """One object through the volume, from prompts on slices of one axis or in three dimensions; on slices that `step` has
+        answered, from that answer. Raises as `predict`."""
+
+        def seen(prompt: ObjectPrompt, plane: Plane) -> Seen:
+            if step is None or plane not in step.answers:
+                return self.seen(prompt, plane)
+            state, iou = step.answers[plane]
+            return Seen(self._drawn(plane, state), state, iou)
+
         known = [self._resolved(prompt) for prompt in prompts]
         for prompt in known:
             prompt.plane(self.image.grid)  # all are looked at before the model is asked
-        return follow(known, self.image.grid, self.seen, self.look, options or PropagateOptions())
+        return follow(known, self.image.grid, seen, self.look, options or PropagateOptions())
 
     def add(self, points: Any = (), labels: Any = (), box: Any = None, mask: Any = None, **rest: Any) -> np.ndarray:
         """Say more about the current object, and get its mask. A new box or mask replaces the one before; points are added.
 
+        Points correct the mask that is there: a model that learned it (`prompter.refines`) is shown its last answer on that
+        slice, as SAM is trained. A new box, mask or text begins on that slice anew, with the points said before.
         `text`, `slice` and `axis` as in `predict`; a later prompt without a slice is on the last one's. They may lie on several
         slices of one axis: the mask then has them all, and `propagate` goes through them.
         """
         told = self._resolved(ObjectPrompt(_listed(points), _listed(labels), box, mask, **rest))
-        before = self._steps[-1] if self._steps else ()
+        last = self._steps[-1] if self._steps else Step((), {})
+        before = last.prompts
         if before and told.dims == 2 and told.slice is None:
             told = replace(told, slice=before[-1].slice, axis=before[-1].axis)
         here = [each for each in before if (each.slice, each.axis) == (told.slice, told.axis)]
         others = tuple(each for each in before if each not in here)
-        state = (*others, _joined(here[0], told) if here else told)
-        found = self._mask_of(state)  # a prompt that is refused changes nothing
-        self._steps.append(state)
+        step = self._answered((*others, _joined(here[0], told) if here else told), told, last)
+        found = self._mask_of(step)  # a prompt that is refused changes nothing
+        self._steps.append(step)
         self._undone.clear()
         return found
 
@@ -157,7 +181,7 @@ class Session:
         return self.current()
 
     def current(self) -> np.ndarray:
-        """The mask of the current object; empty before its first prompt."""
+        """The mask of the current object, as it was answered; empty before its first prompt."""
         return self._mask_of(self._steps[-1]) if self._steps else self._on_image(Slices(0, {}))
 
     def clear(self) -> None:
@@ -187,7 +211,8 @@ class Session:
             raise InputError("a picture has no slices to propagate through", fix="give a volume, or use predict")
         if not self._steps:
             raise InputError("there is no object to propagate", fix="add a prompt on one slice first")
-        return self._on_image(self.follow(self._steps[-1], replace(options or PropagateOptions(), **given)))
+        step = self._steps[-1]
+        return self._on_image(self.follow(step.prompts, replace(options or PropagateOptions(), **given), step))
 
     def plane(self, slice: int | None = None, axis: str | None = None) -> Plane:
         """A picture's only slice, or the slice named; raises InputError where it is not there, or none is named in a volume."""
@@ -208,15 +233,35 @@ class Session:
         self._looks.move_to_end(plane)
         return self._looks[plane]
 
-    def _mask_of(self, prompts: Sequence[ObjectPrompt]) -> np.ndarray:
-        """Every prompted slice answered by itself; a prompt in three dimensions propagates."""
+    def _answered(self, prompts: tuple[ObjectPrompt, ...], told: ObjectPrompt, last: Step) -> Step:
+        """The step to `prompts`, of which `told` is new: the other slices keep their answers."""
         planes = [prompt.plane(self.image.grid) for prompt in prompts]
-        if any(plane is None for plane in planes):
-            return self._on_image(self.follow(prompts))
-        if len({plane.axis for plane in planes if plane}) > 1:
+        placed = [(prompt, plane) for prompt, plane in zip(prompts, planes, strict=True) if plane is not None]
+        if len(placed) < len(prompts):
+            return Step(prompts, {})
+        if len({plane.axis for _, plane in placed}) > 1:
             raise InputError("the prompts of one object lie along different axes", fix="give them all on slices of one axis")
-        found = {p.index: self.seen(prompt, p).logits for prompt, p in zip(prompts, planes, strict=True) if p}
-        return self._on_image(Slices(next(p.axis for p in planes if p), found))
+        prompt, plane = placed[-1]
+        corrects = told.box is None and told.mask is None and told.text is None and self.prompter.refines
+        state = last.answers[plane][0] if corrects and plane in last.answers else None
+        proposals = self._propose([prompt], plane, state=state)
+        best = int(proposals.iou[0].argmax())
+        known = {at: last.answers[at] if at in last.answers else self._best(each, at) for each, at in placed[:-1]}
+        return Step(prompts, known | {plane: (proposals.state[0, best], float(proposals.iou[0, best]))})
+
+    def _best(self, prompt: ObjectPrompt, plane: Plane) -> tuple[Tensor, float]:
+        seen = self.seen(prompt, plane)
+        return seen.state, seen.iou
+
+    def _mask_of(self, step: Step) -> np.ndarray:
+        """Every prompted slice as it was answered by itself; a prompt in three dimensions propagates."""
+        if not step.answers:
+            return self._on_image(self.follow(step.prompts))
+        found = {plane.index: self._drawn(plane, state) for plane, (state, _) in step.answers.items()}
+        return self._on_image(Slices(next(iter(step.answers)).axis, found))
+
+    def _drawn(self, plane: Plane, state: Tensor) -> np.ndarray:
+        return self.look(plane).full(state[None])[0].cpu().numpy()
 
     def seen(self, prompt: ObjectPrompt, plane: Plane) -> Seen:
         """The best mask of a prompt on a slice."""
@@ -237,10 +282,14 @@ class Session:
                     logits = self.look(plane).full(states[best][None])[0].cpu().numpy()
                     yield Seen(logits, states[best], float(ious[best]))
 
-    def _propose(self, alike: Sequence[ObjectPrompt], plane: Plane, multimask: bool = False) -> Proposals:
-        """What the model says to prompts of one kind on one slice."""
+    def _propose(
+        self, alike: Sequence[ObjectPrompt], plane: Plane, multimask: bool = False, state: Tensor | None = None
+    ) -> Proposals:
+        """What the model says to prompts of one kind on one slice; to a single one, shown its last answer's `state`."""
         seen, first = self.look(plane), alike[0]
         masks = [seen.believed(plane.take(each.mask)) for each in alike if isinstance(each.mask, np.ndarray)]
+        if state is not None:
+            masks = [state[None]]
         asked = Asked(
             points=np.array([each.points for each in alike]) if first.points else None,
             labels=np.array([each.labels for each in alike]) if first.points else None,
@@ -261,18 +310,18 @@ class Session:
         mask, grid = prompt.mask, self.image.grid
         if mask is None:
             return prompt
-        if isinstance(mask, Path):
-            return replace(prompt, mask=read_mask(mask, like=self.image).array > 0)
-        values = np.asarray(mask) > 0
-        if values.shape == grid.shape:
-            return replace(prompt, mask=values)
         plane = prompt.plane(grid)
-        if plane is None or values.shape != plane.size(grid):
+        whole = read_mask(mask, like=self.image).array > 0 if isinstance(mask, Path) else np.asarray(mask) > 0
+        if plane is not None and whole.shape == plane.size(grid) != grid.shape:
+            values, whole = whole, np.zeros(grid.shape, bool)
+            plane.put(whole, values)
+        if whole.shape != grid.shape:
             raise GeometryError(
-                f"the mask prompt {values.shape} is not as large as the image {grid.shape}", fix="give one on its pixels"
+                f"the mask prompt {whole.shape} is not as large as the image {grid.shape}", fix="give one on its pixels"
             )
-        whole = np.zeros(grid.shape, bool)
-        plane.put(whole, values)
+        if not (whole if plane is None else plane.take(whole)).any():
+            file, where = mask if isinstance(mask, Path) else None, "" if grid.dims == 2 or plane is None else " on this slice"
+            raise InputError(f"the mask prompt is empty{where}", file=file, fix="give one that marks the object, or leave it out")
         return replace(prompt, mask=whole)
 
     def _on_image(self, found: Slices) -> np.ndarray:
@@ -286,8 +335,13 @@ def _kind(prompt: ObjectPrompt) -> tuple[Any, ...]:
 
 
 def open_image(path: str | Path, *, series: str | None = None) -> Image:
-    """An image file, a DICOM folder, or a folder of frames. Raises what `read` and `read_frames` raise."""
-    return read_frames(path) if find_frames(path) else read(path, series=series)
+    """An image file, a DICOM folder, a video or a folder of frames. Raises what `read`, `read_video` and `read_frames` raise."""
+    video = is_video(path)
+    if not video and not find_frames(path):
+        return read(path, series=series)
+    if series is not None:
+        raise UnreadableFile("only DICOM has series", file=path, fix="leave out the series")
+    return read_video(path) if video else read_frames(path)
 
 
 def _joined(before: ObjectPrompt, told: ObjectPrompt) -> ObjectPrompt:

@@ -8,7 +8,7 @@ a mask of the volume    propagation begins on the slice where it is largest
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -24,10 +24,10 @@ Answer = Callable[[ObjectPrompt, Plane], Seen]
 
 @dataclass(frozen=True, eq=False)
 class Slices:
-    """Logits (H, W) of one object by slice along house `axis`; it is nowhere else."""
+    """Logits (H, W) of one object by slice along house `axis`; it is nowhere else. They may be drawn when asked for."""
 
     axis: int
-    logits: dict[int, np.ndarray]
+    logits: Mapping[int, np.ndarray]
 
     def mask(self, grid: Grid) -> np.ndarray:
         """(Z, Y, X) boolean."""

@@ -65,11 +65,18 @@ class ImageEncoder(nn.Module):
         nn.init.trunc_normal_(self.positions, std=0.02)
 
     def forward(self, image: Tensor) -> Tensor:
+        return self.looked(image)[0]
+
+    def looked(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """The features, and what leaves the first global block: (B, h, w, D)."""
         x = self.patches(image).movedim(1, -1)  # (B, h, w, D)
         x = x + resize_positions(self.positions, (x.shape[1], x.shape[2]))
-        for block in self.blocks:
+        early = x
+        for i, block in enumerate(self.blocks):
             x = block(x)
-        return self.neck(x.movedim(-1, 1))
+            if i == min(self.config.global_blocks, default=0):
+                early = x
+        return self.neck(x.movedim(-1, 1)), early
 
 
 def neck(width: int, channels: int) -> nn.Sequential:

@@ -5,7 +5,8 @@
     once     tokens look at the image
     mask m   = hyper_m(token m) . upscale(image)             quality = MLP(token 0)
 
-Mask 0 answers a prompt that says enough; masks 1 to 3 the whole, the part and the part's part.
+Mask 0 answers a prompt that says enough; masks 1 to 3 the whole, the part and the part's part. SAM-HQ (`hq.py`) adds a token
+after the masks' and corrects what they draw.
 
 Paper    Kirillov et al. 2023, arXiv:2304.02643, section 3 and appendix A, fig. 14
 Shapes   features (1 or P, D, h, w), tokens (P, T, D) -> logits (P, M, 4 h, 4 w), quality (P, M)
@@ -22,20 +23,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..blocks import MLP, CrossAttention, tokens_of
+from .hq import HQ
+from .upscaling import Upscale, in_order
 
 MASKS = 4  # one for a prompt that says enough, three for one that does not
-
-
-class Spread(nn.Module):
-    """A transposed convolution with kernel = stride = 2, on tokens: each becomes its four. (..., D) -> (..., 4, C)."""
-
-    def __init__(self, inputs: int, outputs: int):
-        super().__init__()
-        self.weight, self.bias = nn.Parameter(torch.empty(4 * outputs, inputs)), nn.Parameter(torch.zeros(outputs))
-        nn.init.kaiming_uniform_(self.weight, a=5**0.5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight).unflatten(-1, (4, -1)) + self.bias
 
 
 class TwoWayBlock(nn.Module):
@@ -78,33 +69,30 @@ class TwoWayTransformer(nn.Module):
 
 
 class MaskDecoder(nn.Module):
-    """Prompts to masks and their quality."""
+    """Prompts to masks and their quality. `early`: the width of SAM-HQ's early features; 0 for a SAM without them."""
 
-    def __init__(self, width: int, heads: int, mlp: int, depth: int, iou_width: int):
+    def __init__(self, width: int, heads: int, mlp: int, depth: int, iou_width: int, early: int = 0):
         super().__init__()
-        self.tokens = nn.Parameter(torch.randn(1 + MASKS, width))  # quality, masks
+        self.tokens = nn.Parameter(torch.randn(1 + MASKS + bool(early), width))  # quality, masks, HQ
         self.transformer = TwoWayTransformer(width, heads, mlp, depth)
-        self.up1, self.up2 = Spread(width, width // 4), Spread(width // 4, width // 8)
-        self.norm = nn.LayerNorm(width // 4, eps=1e-6)
+        self.upscale = Upscale(width, width // 4, width // 8)
         self.hyper = nn.ModuleList(MLP((width, width, width, width // 8), act="relu") for _ in range(MASKS))
         self.quality = MLP((width, iou_width, iou_width, MASKS), act="relu")
+        self.hq = HQ(width, early) if early else None
 
     def forward(
         self, features: Tensor, places: Tensor, prompts: Tensor, dense: Tensor, multimask: bool
     ) -> tuple[Tensor, Tensor]:
-        """features (1 or P, D, h, w), places (1, h * w, D), prompts (P, T, D), dense as the prompt encoder gives it."""
-        grid = (features.shape[2], features.shape[3])
-        image = tokens_of(features + dense)
+        """features (1 or P, D, h, w), of SAM-HQ (.., 3 D, ..) with the fine ones behind; places (1, h * w, D), prompts (P, T, D),
+        dense as the prompt encoder gives it."""
+        grid, width = (features.shape[2], features.shape[3]), self.tokens.shape[1]
+        image = tokens_of(features[:, :width] + dense)
         tokens = torch.cat((self.tokens.expand(len(prompts), -1, -1), prompts), 1)
         tokens, image = self.transformer(tokens, image, places)
-        image = F.gelu(self.up2(F.gelu(self.norm(self.up1(image)))))  # (P, N, 4, 4, D / 8)
+        image = F.gelu(self.upscale(image)).flatten(1, 3)  # (P, N * 16, D / 8)
         wanted = range(1, MASKS) if multimask else range(1)
         drawing = torch.stack([self.hyper[i](tokens[:, 1 + i]) for i in wanted], 1)  # (P, M, D / 8)
-        logits = drawing @ image.flatten(1, 3).transpose(1, 2)  # (P, M, N * 16)
-        return in_order(logits, grid), self.quality(tokens[:, 0])[:, wanted.start : wanted.stop]
-
-
-def in_order(x: Tensor, grid: tuple[int, int]) -> Tensor:
-    """(P, M, h * w * 16), each cell's pixels in two levels of 2 x 2 -> (P, M, 4 h, 4 w)."""
-    x = x.unflatten(2, (*grid, 2, 2, 2, 2))  # h, w, then y, x of the first level and y, x of the second
-    return x.permute(0, 1, 2, 4, 6, 3, 5, 7).flatten(5, 7).flatten(2, 4)
+        logits = in_order(drawing @ image.transpose(1, 2), grid)
+        if self.hq is not None:
+            logits = logits + self.hq(tokens[:, 1 + MASKS], image, features[:, width:])
+        return logits, self.quality(tokens[:, 0])[:, wanted.start : wanted.stop]

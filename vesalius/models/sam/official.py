@@ -2,7 +2,7 @@
 
     transformers  --to_original-->  original  --to_ours-->  ours            config_of(original or transformers) -> SAMConfig
 
-SAM, MedSAM and MobileSAM use the original's names; facebook/sam-vit-* and the MedSAM of the hub those of transformers.
+SAM, SAM-HQ, MedSAM and MobileSAM use the original's names; facebook/sam-vit-* and the MedSAM of the hub those of transformers.
 """
 
 from __future__ import annotations
@@ -44,9 +44,20 @@ TO_ORIGINAL = (  # transformers -> original
     (r"^mask_decoder\.upscale_conv1\.", "mask_decoder.output_upscaling.0."),
     (r"^mask_decoder\.upscale_layer_norm\.", "mask_decoder.output_upscaling.1."),
     (r"^mask_decoder\.upscale_conv2\.", "mask_decoder.output_upscaling.3."),
-    (r"^(mask_decoder\.(?:output_hypernetworks_mlps\.\d+|iou_prediction_head))\.layers\.0\.", r"\1.layers.1."),
-    (r"^(mask_decoder\.(?:output_hypernetworks_mlps\.\d+|iou_prediction_head))\.proj_in\.", r"\1.layers.0."),
-    (r"^(mask_decoder\.(?:output_hypernetworks_mlps\.\d+|iou_prediction_head))\.proj_out\.", r"\1.layers.2."),
+    (r"^mask_decoder\.hq_token\.", "mask_decoder.hf_token."),
+    (r"^mask_decoder\.hq_mask_mlp\.", "mask_decoder.hf_mlp."),
+    (r"^mask_decoder\.compress_vit_conv1\.", "mask_decoder.compress_vit_feat.0."),
+    (r"^mask_decoder\.compress_vit_norm\.", "mask_decoder.compress_vit_feat.1."),
+    (r"^mask_decoder\.compress_vit_conv2\.", "mask_decoder.compress_vit_feat.3."),
+    (r"^mask_decoder\.encoder_conv1\.", "mask_decoder.embedding_encoder.0."),
+    (r"^mask_decoder\.encoder_norm\.", "mask_decoder.embedding_encoder.1."),
+    (r"^mask_decoder\.encoder_conv2\.", "mask_decoder.embedding_encoder.3."),
+    (r"^mask_decoder\.mask_conv1\.", "mask_decoder.embedding_maskfeature.0."),
+    (r"^mask_decoder\.mask_norm\.", "mask_decoder.embedding_maskfeature.1."),
+    (r"^mask_decoder\.mask_conv2\.", "mask_decoder.embedding_maskfeature.3."),
+    (r"^(mask_decoder\.(?:output_hypernetworks_mlps\.\d+|iou_prediction_head|hf_mlp))\.layers\.0\.", r"\1.layers.1."),
+    (r"^(mask_decoder\.(?:output_hypernetworks_mlps\.\d+|iou_prediction_head|hf_mlp))\.proj_in\.", r"\1.layers.0."),
+    (r"^(mask_decoder\.(?:output_hypernetworks_mlps\.\d+|iou_prediction_head|hf_mlp))\.proj_out\.", r"\1.layers.2."),
 )
 
 TO_OURS = (  # original -> ours, ViT, prompts and decoder; what is joined or reshaped comes in `to_ours`
@@ -71,9 +82,14 @@ TO_OURS = (  # original -> ours, ViT, prompts and decoder; what is joined or res
     (r"^mask_decoder\.transformer\.norm_final_attn\.", "mask_decoder.transformer.norm."),
     (r"^(mask_decoder\.transformer\..*)\.([qkv])_proj\.", r"\1.\2."),
     (r"^(mask_decoder\.transformer\..*)\.out_proj\.", r"\1.proj."),
-    (r"^mask_decoder\.output_upscaling\.0\.", "mask_decoder.up1."),
-    (r"^mask_decoder\.output_upscaling\.1\.", "mask_decoder.norm."),
-    (r"^mask_decoder\.output_upscaling\.3\.", "mask_decoder.up2."),
+    (r"^mask_decoder\.output_upscaling\.", "mask_decoder.upscale."),
+    (r"^mask_decoder\.compress_vit_feat\.", "mask_decoder.hq.early."),
+    (r"^mask_decoder\.embedding_encoder\.", "mask_decoder.hq.late."),
+    (r"^mask_decoder\.(upscale|hq\.early|hq\.late)\.0\.", r"mask_decoder.\1.up1."),
+    (r"^mask_decoder\.(upscale|hq\.early|hq\.late)\.1\.", r"mask_decoder.\1.norm."),
+    (r"^mask_decoder\.(upscale|hq\.early|hq\.late)\.3\.", r"mask_decoder.\1.up2."),
+    (r"^mask_decoder\.embedding_maskfeature\.", "mask_decoder.hq.refine."),
+    (r"^mask_decoder\.hf_mlp\.", "mask_decoder.hq.hyper."),
     (r"^mask_decoder\.output_hypernetworks_mlps\.", "mask_decoder.hyper."),
     (r"^mask_decoder\.iou_prediction_head\.", "mask_decoder.quality."),
 )
@@ -118,12 +134,13 @@ def to_ours(state: State) -> State:
     rest = {k: v for k, v in state.items() if not (tiny and k.startswith("image_encoder."))}
     ours = {f"image_encoder.{k}": v for k, v in tiny_to_ours(tiny).items()} | {_named(k, TO_OURS): v for k, v in rest.items()}
     _join(ours, [f"prompt_encoder.point_embeddings.{i}.weight" for i in range(4)], "prompt_encoder.kinds")
-    _join(ours, ["mask_decoder.iou_token.weight", "mask_decoder.mask_tokens.weight"], "mask_decoder.tokens")
+    hq = [name for name in ["mask_decoder.hf_token.weight"] if name in ours]
+    _join(ours, ["mask_decoder.iou_token.weight", "mask_decoder.mask_tokens.weight", *hq], "mask_decoder.tokens")
     for official, name in (("not_a_point_embed", "absent"), ("no_mask_embed", "no_mask")):
         if (vector := ours.pop(f"prompt_encoder.{official}.weight", None)) is not None:
             ours[f"prompt_encoder.{name}"] = vector[0]
-    for name in ("mask_decoder.up1.weight", "mask_decoder.up2.weight"):
-        if name in ours:  # (in, out, 2, 2) of a transposed convolution -> (2 * 2 * out, in) of a linear layer
+    for name in ours:
+        if re.match(r"mask_decoder\..*\.up[12]\.weight$", name):  # transposed (in, out, 2, 2) -> linear (2 * 2 * out, in)
             ours[name] = ours[name].permute(2, 3, 1, 0).flatten(0, 2)
     return ours
 
@@ -200,6 +217,7 @@ def config_of(state: State) -> SAMConfig:
             decoder_depth=_count(state, decoder),
             decoder_mlp=len(state[f"{decoder}0.mlp.lin1.weight"]) if _count(state, decoder) else 2048,
             iou_width=len(state["mask_decoder.iou_prediction_head.layers.0.weight"]),
+            hq="mask_decoder.hf_token.weight" in state,
         )
     except KeyError as error:
         raise WeightsError(f"this is no SAM: there is no tensor {error}", fix="check that the file is the right one") from error

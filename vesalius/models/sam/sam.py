@@ -4,10 +4,11 @@
     tokens, map  = prompt encoder(points, boxes, masks, text)
     masks, IoU   = mask decoder(features, tokens, map)
 
-Paper    Kirillov et al. 2023, arXiv:2304.02643; MobileSAM: arXiv:2306.14289; MedSAM: 10.1038/s41467-024-44824-z
+Paper    Kirillov et al. 2023, arXiv:2304.02643; MobileSAM: arXiv:2306.14289; MedSAM: 10.1038/s41467-024-44824-z;
+         SAM-HQ: Ke et al. 2023, arXiv:2306.01567
 Shapes   embed: (B, 3, S, S), as a Frame prepares it -> (B, D, S / 16, S / 16); decode: P prompts -> logits (P, M, S / 4, S / 4)
 Needs    sides divisible by 16; otherwise ShapeError names the nearest size
-Parity   tests/parity/compare_sam.py, tests/parity/test_transformers_sam.py
+Parity   tests/parity/compare_sam.py, tests/parity/test_transformers_sam.py, test_transformers_sam_hq.py
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
+import torch
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -36,6 +38,7 @@ class SAMConfig:
 
     mask_channels  inner width of the mask prompt's convolutions
     text           width of text embeddings; 0: text prompts are refused
+    hq             SAM-HQ: a token more, and finer features behind the others. Raises InputError with TinyViT
     """
 
     encoder: Annotated[ViTConfig | TinyViTConfig, Field(discriminator="kind")] = VIT_B
@@ -45,6 +48,11 @@ class SAMConfig:
     decoder_mlp: int = 2048
     iou_width: int = 256
     text: int = 0
+    hq: bool = False
+
+    def __post_init__(self) -> None:
+        if self.hq and isinstance(self.encoder, TinyViTConfig):
+            raise InputError("SAM-HQ is here for the encoders ViT-B, L and H alone", fix="give one of them")
 
     @property
     def channels(self) -> int:
@@ -57,6 +65,9 @@ PRESETS = {
     "vit_l": SAMConfig(VIT_L),
     "vit_h": SAMConfig(VIT_H),
     "tiny": SAMConfig(TinyViTConfig()),  # MobileSAM
+    "hq_vit_b": SAMConfig(VIT_B, hq=True),
+    "hq_vit_l": SAMConfig(VIT_L, hq=True),
+    "hq_vit_h": SAMConfig(VIT_H, hq=True),
 }
 
 
@@ -74,8 +85,9 @@ class SAM(nn.Module):
         else:
             self.image_encoder = ImageEncoder(encoder)
         self.prompt_encoder = PromptEncoder(config.channels, config.mask_channels, config.text)
+        early = encoder.width if config.hq and isinstance(encoder, ViTConfig) else 0
         self.mask_decoder = MaskDecoder(
-            config.channels, config.decoder_heads, config.decoder_mlp, config.decoder_depth, config.iou_width
+            config.channels, config.decoder_heads, config.decoder_mlp, config.decoder_depth, config.iou_width, early
         )
 
     @property
@@ -88,17 +100,23 @@ class SAM(nn.Module):
         return bool(self.config.text)
 
     def embed(self, image: Tensor) -> Tensor:
-        """(B, 3, H, W), prepared -> (B, D, H / 16, W / 16); raises ChannelError, or ShapeError with the nearest size."""
+        """(B, 3, H, W), prepared -> (B, D, H / 16, W / 16), of SAM-HQ (B, 3 D, ..): its fine features stand behind the others.
+
+        Raises ChannelError, or ShapeError with the nearest size.
+        """
         if image.ndim != 4 or image.shape[1] != self.in_channels:
             raise ChannelError(f"the image is {tuple(image.shape)}, not (B, 3, H, W)", fix="repeat a grey picture three times")
         size, step = tuple(image.shape[2:]), self.image_encoder.stride
         if any(n % step or not n for n in size):
             nearest = " x ".join(str(max(step, round(n / step) * step)) for n in size)
             raise ShapeError(f"SAM takes no {size[0]} x {size[1]}", fix=f"the nearest size is {nearest}")
-        return self.image_encoder(image)
+        if self.mask_decoder.hq is None:
+            return self.image_encoder(image)
+        features, early = self.image_encoder.looked(image)
+        return torch.cat((features, self.mask_decoder.hq.fine(features, early)), 1)
 
     def decode(self, features: Tensor, prompts: Prompts, multimask: bool = False) -> Answers:
-        """Features (1 or P, D, h, w) and P prompts -> logits (P, M, 4 h, 4 w) and predicted IoU (P, M), M = 3 or 1.
+        """Features (1 or P, D or 3 D, h, w) and P prompts -> logits (P, M, 4 h, 4 w) and predicted IoU (P, M), M = 3 or 1.
 
         Raises InputError for prompts that these weights do not know, ShapeError for mask prompts of another size.
         """

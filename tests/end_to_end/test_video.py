@@ -1,0 +1,163 @@
+"""`vesalius segment` on a video: a mask a frame, from a prompt on one of them; nothing is left behind where it fails."""
+
+import json
+
+import numpy as np
+import pytest
+import tifffile
+from flood import FloodPrompter
+from PIL import Image
+from specimens import moving_block, video
+
+from vesalius.io.frames import Frames
+from vesalius.pipeline import prompted
+
+pytest.importorskip("av")
+COUNT = 15
+
+
+@pytest.fixture
+def flood(monkeypatch):
+    """The stand-in in place of a model with weights."""
+    prompter = FloodPrompter()
+    monkeypatch.setattr(prompted, "load_prompter", lambda *what, **rest: prompter)
+    return prompter
+
+
+@pytest.fixture
+def clip(tmp_path):
+    return video(tmp_path / "in/clip.mkv", moving_block(COUNT))
+
+
+def truth(frame):
+    mask = np.zeros((30, 40), bool)
+    mask[8:18, 4 + frame : 16 + frame] = True
+    return mask
+
+
+def fine(result):
+    assert result.exit_code == 0, (result.stderr, result.exception)
+    return result
+
+
+def refused(result, *words):
+    assert result.exit_code == 2, (result.exit_code, result.stderr, result.exception)
+    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1, result.stderr
+    for word in words:
+        assert word.lower() in result.stderr.lower(), f"{word!r} is not said: {result.stderr}"
+
+
+BOX = "11,8,23,18"  # around the block on frame 7
+
+
+def test_a_box_on_one_frame_gives_a_mask_for_every_frame_by_its_number(run, flood, clip, tmp_path):
+    done = fine(run("segment", clip, "-o", tmp_path / "out", "--box", BOX, "--slice", "7", "--json"))
+    for k in range(COUNT):
+        mask = np.asarray(Image.open(tmp_path / f"out/clip/frame_{k:05d}.png"))
+        assert mask.dtype == np.uint8 and np.array_equal(mask, truth(k)), k
+    told = json.loads(done.stdout)
+    assert told["mask"].endswith("out/clip") and told["objects"][0]["voxels"] == 120 * COUNT
+    assert sorted(each.name for each in (tmp_path / "out").iterdir()) == ["clip"]
+
+
+def test_a_tiff_holds_all_frames_as_pages(run, flood, clip, tmp_path):
+    fine(run("segment", clip, "-o", tmp_path / "masks.tiff", "--box", BOX, "--slice", "7"))
+    fine(run("segment", clip, "-o", tmp_path / "out", "--box", BOX, "--slice", "7", "--format", "tiff"))
+    for path in ("masks.tiff", "out/clip.tiff"):
+        pages = tifffile.imread(tmp_path / path)
+        assert np.array_equal(pages, np.stack([truth(k) for k in range(COUNT)])), path
+
+
+def test_without_propagation_one_frame_is_filled(run, flood, clip, tmp_path):
+    fine(run("segment", clip, "-o", tmp_path / "m.tiff", "--point", "15,10", "--slice", "7", "--no-propagate"))
+    assert np.flatnonzero(tifffile.imread(tmp_path / "m.tiff").any(axis=(1, 2))).tolist() == [7]
+
+
+def test_two_objects_overlap_as_in_a_picture_and_each_can_be_had_alone(run, flood, clip, tmp_path):
+    listed = [{"box": [11, 8, 17, 18], "slice": 7, "name": "left"}, {"box": [11, 8, 23, 18], "slice": 7, "name": "whole"}]
+    (tmp_path / "p.json").write_text(json.dumps(listed))
+    words = ("--prompts", tmp_path / "p.json", "--separate", "--no-propagate", "--format", "tiff")
+    done = fine(run("segment", clip, "-o", tmp_path / "out", *words, "--json"))
+    both, whole = (tifffile.imread(tmp_path / f"out/{name}.tiff")[7] for name in ("clip", "clip_2"))
+    expected = 2 * truth(7)
+    expected[:, :17][truth(7)[:, :17]] = 1  # equal logits: the first stays
+    assert np.array_equal(both, expected) and np.array_equal(whole, truth(7))
+    assert [each["voxels"] for each in json.loads(done.stdout)["objects"]] == [60, 60]
+
+
+def test_a_video_and_the_folder_of_its_frames_give_the_same_masks(run, flood, clip, tmp_path):
+    (tmp_path / "in/folder").mkdir()
+    for k, frame in enumerate(moving_block(COUNT)):
+        Image.fromarray(frame).save(tmp_path / f"in/folder/frame_{k:05d}.png")
+    words = ("--box", BOX, "--slice", "7", "--format", "tiff")
+    fine(run("segment", clip, "-o", tmp_path / "out", *words))
+    fine(run("segment", tmp_path / "in/folder", "-o", tmp_path / "out", *words))
+    assert (tmp_path / "out/clip.tiff").read_bytes() == (tmp_path / "out/folder.tiff").read_bytes()
+
+
+def test_everything_is_of_one_frame(run, flood, clip, tmp_path):
+    fine(run("segment", clip, "-o", tmp_path / "out", "--everything", "--slice", "3", "--format", "tiff"))
+    assert json.loads((tmp_path / "out/clip.json").read_text())["slice"] == 3
+    assert np.flatnonzero(tifffile.imread(tmp_path / "out/clip.tiff").any(axis=(1, 2))).tolist() == [3]
+    refused(run("segment", clip, "-o", tmp_path / "more", "--everything"), "give the slice")
+
+
+def test_the_overlay_is_a_video_of_the_same_length(run, flood, clip, tmp_path):
+    from vesalius.io.video import read_video
+
+    fine(run("segment", clip, "-o", tmp_path / "out", "--box", BOX, "--slice", "7", "--overlays"))
+    drawn, plain = read_video(tmp_path / "out/overlays/clip.mp4"), read_video(clip)
+    assert drawn.grid.shape == plain.grid.shape
+    changed = [np.abs(drawn.array[:, k].astype(int) - plain.array[:, k]).max(0) > 40 for k in range(COUNT)]
+    assert all(each[truth(k)].mean() > 0.3 > 0.1 > each[~truth(k)].mean() for k, each in enumerate(changed))
+
+
+def test_no_whole_video_is_ever_held(run, flood, clip, tmp_path, monkeypatch):
+    def whole(self, *rest, **more):
+        raise AssertionError("all frames were decoded at once")
+
+    monkeypatch.setattr(Frames, "__array__", whole)
+    monkeypatch.setattr("vesalius.io.frames.KEPT_BYTES", 1)
+    fine(run("segment", clip, "-o", tmp_path / "out", "--box", BOX, "--slice", "7", "--overlays", "--separate"))
+    assert len(list((tmp_path / "out/clip").iterdir())) == COUNT
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["--box", BOX], ["needs its slice"]),
+        (["--box", BOX, "--slice", "15"], ["Count from 0 to 14"]),
+        (["--box", BOX, "--slice", "-1"], ["Count from 0 to 14"]),
+        (["--box", BOX, "--slice", "3", "--axis", "coronal"], ["nobody knows"]),
+        (["--box", "11,8,41,18", "--slice", "3"], ["outside the slice (40 x 30 px)"]),
+        (["--box", "11,8,3,23,18,16"], ["outside the volume"]),
+        (["--box", BOX, "--slice", "3", "--format", "nifti"], ["frames are not written as nifti"]),
+        (["--box", BOX, "--slice", "3", "--series", "1.2"], ["only DICOM has series"]),
+    ],
+)
+def test_a_bad_prompt_on_a_video_is_one_line_and_exit_code_2(run, flood, clip, tmp_path, words, said):
+    refused(run("segment", clip, "-o", tmp_path / "out", *words), *said)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_place_that_cannot_hold_the_masks_is_refused(run, flood, clip, tmp_path):
+    box = ("--box", BOX, "--slice", "7")
+    refused(run("segment", clip, "-o", tmp_path / "m.mp4", *box), "a video cannot hold labels")
+    refused(run("segment", clip, "-o", tmp_path / "m.png", *box), "name a folder")
+    fine(run("segment", clip, "-o", tmp_path / "out", *box))
+    refused(run("segment", clip, "-o", tmp_path / "out", *box), "there is a mask already")
+    fine(run("segment", clip, "-o", tmp_path / "out", *box, "--overwrite"))
+    refused(run("segment", tmp_path / "out/clip", "-o", tmp_path / "out", *box, "--overwrite"), "replace the frames themselves")
+
+
+def test_a_file_that_is_no_video_and_a_frame_that_is_damaged_leave_nothing_behind(run, flood, clip, tmp_path):
+    (tmp_path / "none.mp4").write_bytes(b"0" * 100)
+    refused(run("segment", tmp_path / "none.mp4", "-o", tmp_path / "out", "--box", BOX, "--slice", "0"), "no whole video")
+    noise, block = np.random.default_rng(0), moving_block(1)[0]
+    still = [np.where(block > 100, block, noise.integers(0, 60, block.shape, np.uint8)) for _ in range(60)]
+    whole = video(tmp_path / "b.mp4", still, codec="mpeg4", gop=60).read_bytes()
+    at = whole.find(b"mdat") + 4 + (whole.find(b"moov") - whole.find(b"mdat")) * 9 // 10
+    (tmp_path / "b.mp4").write_bytes(whole[:at] + bytes(60) + whole[at + 60 :])
+    words = ("--box", "4,8,16,18", "--slice", "0")
+    refused(run("segment", tmp_path / "b.mp4", "-o", tmp_path / "out", *words), "damaged")
+    assert not list((tmp_path / "out").rglob("*"))
