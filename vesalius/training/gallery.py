@@ -110,7 +110,8 @@ def _open(folder: Path, settings: Source) -> Opened:
         return f"{folder.name}/{told.group(1) if told else patients.get(case.name, case.patient)}"
 
     found = find_layout(folder).cases
-    cases = [replace(case, name=f"{folder.name}/{case.name}", patient=patient(case)) for case in found if case.mask]
+    wanted = [case for case in found if case.mask and case.name not in settings.without]
+    cases = [replace(case, name=f"{folder.name}/{case.name}", patient=patient(case)) for case in wanted]
     return Opened(folder.name, settings, tuple(cases))
 
 

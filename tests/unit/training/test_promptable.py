@@ -122,6 +122,17 @@ def test_no_data_set_at_all_is_an_error(tmp_path):
         open_sources(tmp_path, Recipe(), lambda line: None)
 
 
+def test_cases_that_are_shown_as_never_seen_are_left_out(root):
+    recipe = Recipe(sources={"cells": Source(without=("2",)), "classes": Source(share=0), "left_out": Source(share=0)})
+    (cells,) = open_sources(root, recipe, lambda line: None)
+    assert [case.name for case in cells.cases] == ["cells/0", "cells/1", "cells/3"]
+
+
+def test_what_the_demo_shows_is_left_out_of_the_recipe():
+    shown = {each.without for each in (RECIPES["vesalius_mini"].sources or {}).values()} - {()}
+    assert shown == {("7f55678298adb736", "e52960d31f8bddf8"), ("hippocampus_014",)}
+
+
 def test_drawn_shapes_alone_need_no_data_set_where_the_recipe_says_so(tmp_path):
     sources = {"shapes": Source(made="shapes"), "cells": Source(share=0)}
     assert open_sources(tmp_path, Recipe(sources=sources), lambda line: None) == []
