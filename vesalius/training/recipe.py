@@ -13,6 +13,7 @@ from typing import Any, Literal
 from pydantic import Field, PositiveInt, ValidationError
 
 from ..core.errors import InputError, UnreadableFile, unknown_name
+from ..transforms.spatial import Slicing
 from .prompting import MINI_SOURCES, Prompting, Source
 from .record import Range, Record
 
@@ -55,6 +56,13 @@ class Augment(Record):
     border: Literal["zeros", "border", "reflection"] | None = None  # None: zeros for volumes, reflection for pictures
 
 
+class Slicewise(Record):
+    """A 2D model on volumes, with `context` neighbours on either side as channels; `axis` None: that of the thickest slices."""
+
+    context: int = Field(1, ge=0)
+    axis: Slicing | None = None
+
+
 class Recipe(Record):
     """Everything training decides that the data do not. None means: derived from the data, see plan.py."""
 
@@ -87,6 +95,7 @@ class Recipe(Record):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     flips_at_test: bool = False
     start: str | None = None  # weights to begin with, of the same network; None: random ones
+    slices: Slicewise | None = None  # None: volumes as volumes, where the model can; else slice by slice
     model: dict[str, Any] = Field(default_factory=dict)  # settings of the network, over those derived from the data
     augment: Augment = Augment()
     sources: dict[str, Source] | None = None  # of a promptable model
