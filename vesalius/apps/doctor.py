@@ -25,6 +25,7 @@ EXTRAS = {
     "train": ("accelerate", "monai", "batchgeneratorsv2", "tensorboard", "matplotlib"),
     "jpeg": ("libjpeg",),
     "itk": ("SimpleITK",),
+    "onnx": ("onnx", "onnxscript", "onnxruntime"),
     "openvino": ("openvino",),
 }
 GOOD_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "bf16")

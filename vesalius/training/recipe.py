@@ -274,6 +274,7 @@ RECIPES: dict[str, Recipe] = {
 
 def read_recipe(name_or_file: str | Path, above: tuple[Path, ...] = ()) -> Recipe:
     """The recipe of that name, or the TOML file that overrides one (`base`, default 'default'), itself base of those `above`.
+    A base that is a file is looked for from the folder of the recipe that names it.
 
     Raises UnknownName, UnreadableFile (no TOML), InputError (an unknown key, a value out of range, a file that is its own base).
     """
@@ -293,8 +294,9 @@ def read_recipe(name_or_file: str | Path, above: tuple[Path, ...] = ()) -> Recip
         way = ", ".join(file.name for file in above[above.index(place) + 1 :])
         told = f"is its own base, by way of {way}" if way else "names itself as base"
         raise InputError(f"the recipe {told}", file=text, fix=f"take another base, such as {', '.join(RECIPES)}")
-    base = values.pop("base", "default")
-    return override(read_recipe(base, (*above, place)), values, text)
+    base = str(values.pop("base", "default"))
+    below = Path(text).parent / base if base.endswith(".toml") else base  # beside this file, wherever one stands
+    return override(read_recipe(below, (*above, place)), values, text)
 
 
 def override(recipe: Recipe, values: dict[str, Any], file: str = "recipe") -> Recipe:
