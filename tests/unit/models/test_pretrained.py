@@ -244,20 +244,6 @@ def test_a_vision_transformer_of_every_layout_fills_the_encoder(config, layout, 
     assert all("cls" in name or "head" in name or "classifier" in name for name in report.unused) and report.unused
 
 
-def test_the_hybrids_resnet_has_the_names_of_transformers_bit() -> None:
-    """The sizes of its units too: bottlenecks, with the pool of the original, as in google/vit-hybrid-base-bit-384."""
-    bit = pytest.importorskip("transformers.models.bit.modeling_bit")
-    from transformers import BitConfig
-
-    sizes = {"embedding_size": 32, "hidden_sizes": [128, 256, 512, 1024], "depths": list(HYBRID.resnet_units)}
-    given = {"layer_type": "bottleneck", "global_padding": "same", "embedding_dynamic_padding": True, "out_features": ["stage3"]}
-    with torch.device("meta"):
-        theirs = bit.BitBackbone(BitConfig(**sizes, **given)).state_dict()
-    start = "vit.embeddings.patch_embeddings.backbone."
-    ours = {name.removeprefix(start): tensor for name, tensor in hf_vit(TransUNet(HYBRID)).items() if name.startswith(start)}
-    assert {name: tensor.shape for name, tensor in ours.items()} == {name: tensor.shape for name, tensor in theirs.items()}
-
-
 @pytest.mark.parametrize("layout", ["microsoft.pth", "timm.safetensors", "transformers.safetensors"])
 def test_a_swin_transformer_fills_the_encoder_and_mirrored_the_decoder(layout, tmp_path) -> None:
     source, model = random(SwinUnet(SWIN)), SwinUnet(SWIN)
