@@ -17,8 +17,8 @@ from ..core.errors import WeightsError
 from .naming import State
 
 PER_HEAD = 64  # channels of a head in ViT-B, ViT-L and what is built on them
-LOOKED_AT = {12: (5, 7, 11), 24: (7, 15, 23)}  # SegViT's out_indices by depth, of the released configs
-SHRUNK_AT = {24: (8, (7, 23))}  # the block that shrinks, and the out_indices, of its Shrink form
+LOOKED_AT: dict[int, tuple[int, ...]] = {12: (5, 7, 11), 24: (7, 15, 23)}  # SegViT's out_indices by depth, as released
+SHRUNK_AT: dict[int, tuple[int, tuple[int, ...]]] = {24: (8, (7, 23))}  # its Shrink form: the block, out_indices
 
 
 def infer_unetpp(state: State) -> dict[str, Any]:
@@ -119,8 +119,8 @@ def infer_segvit(state: State) -> dict[str, Any]:
     stages = _count(state, r"decode_head\.decoder_(\d+)\..+")
     depth, queries = _count(state, r"backbone\.layers\.(\d+)\..+"), state[f"{root}q.weight"]
     kind = "atm_shrunk" if shrunk else "atm" if stages > 1 else "atm_single"
-    shrink_at, looked = SHRUNK_AT.get(depth, (None, None)) if shrunk else (None, LOOKED_AT.get(depth))
-    looked = looked if looked is None or kind != "atm_single" else looked[-1:]
+    known = LOOKED_AT if not shrunk else {layers: looked for layers, (_, looked) in SHRUNK_AT.items()}
+    looked = known.get(depth, ())[-1 if kind == "atm_single" else 0 :]
     trunk = {
         "in_channels": embed.shape[1],
         "image_size": isqrt(positions.shape[1] - 1) * embed.shape[-1],
@@ -129,7 +129,7 @@ def infer_segvit(state: State) -> dict[str, Any]:
         "layers": depth,
         **_heads(len(embed)),
         **({"out_layers": looked} if looked and len(looked) == stages else {}),
-        **({"shrink_at": shrink_at} if shrink_at is not None else {}),
+        **({"shrink_at": SHRUNK_AT[depth][0]} if shrunk and depth in SHRUNK_AT else {}),
     }
     head: dict[str, Any] = {"kind": kind, "classes": len(queries), "embed_dim": queries.shape[1], "stages": stages}
     head |= {"heads": trunk["heads"]} if "heads" in trunk else {}
@@ -139,7 +139,7 @@ def infer_segvit(state: State) -> dict[str, Any]:
 
 def _numbered(state: State, name: str, first: int = 0) -> list[Tensor]:
     """The tensors called `name` with the numbers from `first` on, as far as they go."""
-    found = []
+    found: list[Tensor] = []
     while (tensor := state.get(name.format(first + len(found)))) is not None:
         found.append(tensor)
     return found

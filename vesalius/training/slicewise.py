@@ -65,12 +65,9 @@ def turned(found: Fingerprint, axis: Slicing) -> Fingerprint:
     order = ORDERS[axis]
     if order == (0, 1, 2):
         return found
-    cases = [
-        replace(
-            case,
-            shape=tuple(case.shape[i] for i in order),
-            spacing=tuple(case.spacing[i] for i in order) if case.spacing else None,
-        )
-        for case in found.cases
-    ]
+    z, y, x = order
+    cases = []
+    for case in found.cases:
+        spacing = (case.spacing[z], case.spacing[y], case.spacing[x]) if case.spacing else None
+        cases.append(replace(case, shape=(case.shape[z], case.shape[y], case.shape[x]), spacing=spacing))
     return replace(found, cases=tuple(cases))
