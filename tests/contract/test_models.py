@@ -131,15 +131,6 @@ def test_bfloat16_is_finite_and_near(name: str, entry: Entry, config: Any) -> No
 
 
 @every_model
-def test_torch_export_gives_the_same_numbers(name: str, entry: Entry, config: Any) -> None:
-    model = fresh(entry, config).eval()
-    images = image_for(model)
-    exported = torch.export.export(model, (images,)).module()
-    with torch.no_grad():
-        torch.testing.assert_close(exported(images).main, model(images).main, atol=1e-4, rtol=1e-4)
-
-
-@every_model
 def test_a_config_survives_being_written_down(name: str, entry: Entry, config: Any) -> None:
     assert make_config(entry.config, plain(config)) == config
 

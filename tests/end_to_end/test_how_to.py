@@ -54,6 +54,15 @@ def clip_and_network(folder: Path) -> None:
     save_tiny_sam(folder / "weights.safetensors")
 
 
+def volumes_and_recipe(folder: Path) -> None:
+    from trainable import volumes
+
+    volumes(folder / "myvolumes", 5)
+    page = (PAGES / "train-a-2d-model-on-volumes.md").read_text(encoding="utf-8")
+    (recipe,) = re.findall(r"```toml\n# slices.toml\n(.*?)```", page, re.DOTALL)
+    (folder / "slices.toml").write_text("workers = 0\nbatch = 2\nmodel = { widths = [4, 8] }\n" + recipe, encoding="utf-8")
+
+
 IN_ONE_PROCESS = {  # many commands, each of which would load torch anew
     "segment-what-you-point-at": picture_scan_and_network,
     "segment-a-video": clip_and_network,
@@ -61,6 +70,7 @@ IN_ONE_PROCESS = {  # many commands, each of which would load torch anew
 PREPARE = {
     "segment-a-dicom-study": study_and_run,
     "train-on-your-own-folder": own_data,
+    "train-a-2d-model-on-volumes": volumes_and_recipe,
     "read-the-report": masks_and_references,
 }
 

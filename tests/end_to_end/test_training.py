@@ -363,3 +363,41 @@ def test_a_batch_that_cannot_be_shared_is_an_input_error():
 
     with pytest.raises(InputError, match="multiple of 2"):
         Order(0, 3, 0, 2)
+
+
+@pytest.mark.usefixtures("ctrl_c")
+def test_a_2d_model_learns_on_volumes_resumes_and_segments_them(tmp_path, monkeypatch):
+    """Slices of the longest axis, with neighbours: planned, broken off, resumed to the same bits, explained, and used."""
+    from vesalius.io.files import read, read_mask
+    from vesalius.pipeline.explain import explain
+    from vesalius.pipeline.segment import SegmentOptions, segment
+
+    data, said = volumes(tmp_path / "data", 8, ((1.0, 2.0, 1.0),)), []
+    file = recipe(tmp_path / "quick.toml", [1, 24, 24], workers="0", epochs="8", steps_per_epoch="10", validate_every="8")
+    file.write_text(file.read_text() + "\n[slices]\ncontext = 1\n")
+    chosen, follow, seen = TrainOptions(recipe=file, quiet=True, device="cpu"), Trainer.follow, []
+
+    def interrupted(trainer: Trainer) -> None:
+        seen.append(trainer.step)
+        if len(seen) == 33:
+            signal.raise_signal(signal.SIGINT)
+        follow(trainer)
+
+    with monkeypatch.context() as once, pytest.raises(KeyboardInterrupt):
+        once.setattr(Trainer, "follow", interrupted)
+        train(data, tmp_path / "broken", chosen, say=lambda _: None)
+    train(data, tmp_path / "broken", replace(chosen, resume=True), say=lambda _: None)
+    (summary,) = train(data, tmp_path / "run", chosen, say=said.append)
+    assert any("coronal planes, each with 1 neighbour" in line for line in said) and summary.dice > 0.3
+    first, second = weights(tmp_path / "run"), weights(tmp_path / "broken")
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    file.write_text(file.read_text().replace("context = 1", "context = 0"))
+    with pytest.raises(InputError, match="another slices"):
+        train(data, tmp_path / "run", replace(chosen, resume=True), say=lambda _: None)
+    case, using = data / "images" / "case_0.nii.gz", SegmentOptions(model=tmp_path / "run", device="cpu")
+    told = explain(case, tmp_path / "masks", using)
+    assert "coronal planes, one by one along z, each with 1 neighbour on either side: 1 x 3 channels" in told
+    segment(case, tmp_path / "masks", using)
+    mask, truth = read_mask(tmp_path / "masks" / "case_0.nii.gz"), read_mask(data / "labels" / "case_0.nii.gz", like=read(case))
+    assert mask.grid.same_as(truth.grid)
+    assert 2 * ((mask.array == 1) & (truth.array == 1)).sum() > 0.3 * ((mask.array == 1).sum() + (truth.array == 1).sum())

@@ -47,7 +47,8 @@ def show_model(
     device: Where = Device.auto,
     debug: Debug = False,
 ) -> None:
-    """One model: paper, licence, input, configuration; or released weights: where from, licence, preparation."""
+    """One model: paper, licence, recipe, input, output, weights, size and work, configuration; or released weights: where from,
+    licence, preparation."""
     with terminal(quiet=quiet, json=json, debug=debug) as screen:
         from ..core.errors import unknown_name
         from ..models.catalog import CATALOG
@@ -55,7 +56,12 @@ def show_model(
 
         if name not in CATALOG and name not in CHECKPOINTS:
             raise unknown_name("model", name, [*CATALOG, *CHECKPOINTS])
-        screen.record(weights_record(name) if name in CHECKPOINTS else model_record(name))
+        if name in CHECKPOINTS:
+            screen.record(weights_record(name))
+            return
+        record = model_record(name)
+        config = record.pop("config")
+        screen.record(record | cost_record(name) | {"config": config})
 
 
 @models_app.command("download")
@@ -82,6 +88,7 @@ def import_weights(
     file: Annotated[Path, typer.Argument(help="An official checkpoint: .pth, .pt, .safetensors.", show_default=False)],
     name: Annotated[str, typer.Option("--as", help="Released weights such as medsam, or a model such as unet.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The .safetensors file to write.")],
+    config: Annotated[Path | None, typer.Option(help="TOML or JSON: sizes no tensor tells, such as heads.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
     quiet: Quiet = False,
     json: Json = False,
@@ -96,7 +103,7 @@ def import_weights(
             raise OutputError(f"'{out.suffix}' is no format that weights are written in", file=out, fix="name it .safetensors")
         if out.exists() and not overwrite:
             raise OutputError("the file exists already", file=out, fix="choose another name or give --overwrite")
-        imported = import_file(file, name)
+        imported = import_file(file, name, read_sizes(config) if config else None)
         imported.write(out, file)
         parts = [(part, count, "all") for part, count in imported.parts.items()]
         screen.table(("part of the network", "tensors", "matched"), parts)
@@ -105,6 +112,33 @@ def import_weights(
         screen.say(f"{out}: {imported.model}, every tensor of the network found")
         record = {"model": imported.model, "checkpoint": imported.checkpoint, "file": out, "parts": imported.parts}
         screen.result(record | {"used": imported.used, "ignored": imported.ignored})
+
+
+@models_app.command("export")
+def export_model(
+    what: Annotated[str, typer.Argument(help="A task, a run folder, a weights file.", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The .onnx file to write.")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
+    quiet: Quiet = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write a trained network as ONNX, one tile in and its scores out, and compare them with PyTorch's."""
+    with terminal(quiet=quiet, json=json, debug=debug) as screen:
+        from ..core.errors import OutputError
+        from ..pipeline.deploy import export_predictor
+
+        if out.suffix != ".onnx":
+            raise OutputError(f"'{out.suffix}' is no ending of an ONNX file", file=out, fix="name it .onnx")
+        if out.exists() and not overwrite:
+            raise OutputError("the file exists already", file=out, fix="choose another name or give --overwrite")
+        done = export_predictor(what, out)
+        off = "not compared, as onnxruntime is not installed" if done.difference is None else f"{done.difference:.1e} off at most"
+        screen.say(f"{out}: {done.task}, image {tuple(done.image)} -> logits {tuple(done.logits)}; {off}")
+        screen.say("its metadata carries the task as JSON: the steps before it, the decision and the cleaning behind it")
+        screen.result(
+            {"file": out, "task": done.task, "image": done.image, "logits": done.logits, "difference": done.difference}
+        )
 
 
 @tasks_app.callback(invoke_without_command=True)
@@ -144,6 +178,25 @@ def show_task(
         screen.record(task_record(name))
 
 
+def read_sizes(path: Path) -> dict[str, Any]:
+    """What a .toml or .json file says of a network's sizes; raises UnreadableFile."""
+    import json
+    import tomllib
+
+    from ..core.errors import UnreadableFile
+
+    try:
+        text = path.read_text(encoding="utf-8")
+        found = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+    except OSError as error:
+        raise UnreadableFile("the sizes cannot be read", file=path, fix="check the path") from error
+    except ValueError as error:
+        raise UnreadableFile(f"this is neither TOML nor JSON: {error}", file=path, fix="mend that line") from error
+    if not isinstance(found, dict):
+        raise UnreadableFile("this is no table of sizes", file=path, fix="write one value a name")
+    return found.get("config", found) if isinstance(found.get("config", found), dict) else found
+
+
 def model_record(name: str) -> dict[str, Any]:
     """What the catalog knows of a model, and its configuration with the defaults; raises UnknownName."""
     from ..models.catalog import entry, plain
@@ -151,6 +204,23 @@ def model_record(name: str) -> dict[str, Any]:
     found = entry(name)
     fields = ("description", "kind", "dims", "paper", "licence", "loss", "recipe", "weights")
     return {"name": name, **{field: getattr(found, field) for field in fields}, "config": plain(found.config())}
+
+
+def cost_record(name: str) -> dict[str, Any]:
+    """What a model takes, gives and costs, and its released weights with their licences; raises UnknownName."""
+    from ..models.checkpoints import CHECKPOINTS
+    from ..models.overview import overview
+
+    found = overview(name)
+    released = {weights: each.licence for weights, each in CHECKPOINTS.items() if each.model == name}
+    return {
+        "input": found.input,
+        "output": found.output,
+        "parameters": found.parameters,
+        "gflops": round(found.gflops, 3),  # one multiply-add is one
+        "measured_on": found.measured_on,
+        **({"released": released} if released else {}),
+    }
 
 
 def weights_record(name: str) -> dict[str, Any]:

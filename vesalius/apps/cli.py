@@ -24,6 +24,7 @@ from .console import terminal
 from .options import HELP, PROMPTS, Axis, Debug, Device, Format, Json, Precision, Quiet, Where
 from .pointing import Pointing
 
+LABELS = "Which values count, and their names; 1+2=NAME makes a region of several. Or a dataset.json that declares them."
 app = typer.Typer(name="vesalius", no_args_is_help=True, pretty_exceptions_enable=False, context_settings=HELP)
 app.add_typer(models_app, name="models")
 app.add_typer(tasks_app, name="tasks")
@@ -222,7 +223,7 @@ def evaluate(
     predictions: Annotated[Path, Argument(help="A mask, or a folder of masks.", show_default=False)],
     references: Annotated[Path, Argument(help="The reference, or a folder of them, paired by stem.", show_default=False)],
     out: Annotated[Path | None, Option("--out", "-o", help="A folder for scores.csv, summary.json and report.html.")] = None,
-    labels: Annotated[str | None, Option(metavar="1=NAME,2=NAME", help="Which values count, and their names.")] = None,
+    labels: Annotated[str | None, Option(metavar="1=NAME,2=NAME", help=LABELS)] = None,
     instances: Annotated[bool, Option("--instances", help="The masks number objects: F1, AJI, PQ.")] = False,
     tolerance: Annotated[float | None, Option(min=0.0, help="Of the surface Dice (NSD), in mm; default 1.")] = None,
     tolerance_px: Annotated[float | None, Option(min=0.0, help="The same in pixels, for masks without spacing.")] = None,

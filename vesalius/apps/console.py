@@ -121,6 +121,8 @@ def report(error: Exception, screen: Terminal) -> int:
         line, code = str(error).rstrip("."), USER_ERROR
     elif isinstance(error, OSError) and error.errno == errno.ENOSPC:
         line, code = "the disk is full. Free some space or choose another folder", USER_ERROR
+    elif isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        line, code = f"{str(error.filename)[:60]}...: this name is too long for the disk. Choose a shorter one", USER_ERROR
     else:
         line, code = f"{type(error).__name__}: {error}".rstrip(". ") + ". --debug shows where; please report it", OUR_ERROR
     screen.complain(f"{'error' if code == USER_ERROR else 'internal error'}: {line}.")

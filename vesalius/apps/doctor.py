@@ -26,6 +26,7 @@ EXTRAS = {
     "jpeg": ("libjpeg",),
     "itk": ("SimpleITK",),
     "video": ("av",),
+    "onnx": ("onnx", "onnxscript", "onnxruntime"),
     "openvino": ("openvino",),
 }
 GOOD_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "bf16")

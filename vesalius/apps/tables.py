@@ -10,6 +10,7 @@ from ..core.errors import InputError
 from .console import SOME_FAILED, Terminal
 
 if TYPE_CHECKING:
+    from ..core.labels import Labels
     from ..pipeline.evaluation import Evaluation
     from ..pipeline.prompted import Prompted
     from ..pipeline.segment import Case, Summary
@@ -128,14 +129,29 @@ def write_evaluation(evaluation: Evaluation, out: Path, images: Path | None) -> 
         part.write_text(scorecard(evaluation, images), encoding="utf-8")
 
 
-def read_labels(text: str | None) -> dict[int, str] | None:
-    """`1=anterior,2=posterior` as a mapping; a value alone is its own name. Raises InputError."""
+def read_labels(text: str | None) -> dict[int | tuple[int, ...], str] | Labels | None:
+    """`1=anterior,2=posterior` as a mapping, `1+2=both` with several values as one region; or the labels and regions of a
+    dataset.json. A value alone is its own name. Raises InputError.
+    """
     if text is None:
         return None
-    found: dict[int, str] = {}
+    if text.endswith(".json"):
+        from ..io.layouts import read_dataset_labels
+
+        return read_dataset_labels(Path(text))
+    found: dict[int | tuple[int, ...], str] = {}
     for part in text.split(","):
         value, _, name = (piece.strip() for piece in part.partition("="))
-        if not value.isdecimal() or int(value) in found:
-            raise InputError(f"'{text}' is no list of labels", fix="write it as 1=anterior,2=posterior")
-        found[int(value)] = name or value
+        numbers = [number.strip() for number in value.split("+")]
+        if not all(number.isdecimal() for number in numbers):
+            raise _no_labels(text)
+        key = int(numbers[0]) if len(numbers) == 1 else tuple(map(int, numbers))
+        if key in found:
+            raise _no_labels(text)
+        found[key] = name or value
     return found
+
+
+def _no_labels(text: str) -> InputError:
+    fix = "write it as 1=anterior,2=posterior, with + for regions (1+2=whole,2=core), or name a dataset.json"
+    return InputError(f"'{text}' is no list of labels", fix=fix)

@@ -204,6 +204,11 @@ def _channel_names(described: dict[str, Any]) -> tuple[str, ...]:
     return tuple(str(names[key]) for key in sorted(names, key=natural))
 
 
+def read_dataset_labels(file: Path) -> Labels:
+    """The labels, or nested regions, that a dataset.json of nnU-Net or MSD declares. Raises DatasetError."""
+    return _declared_labels(_described(file), file)
+
+
 def _declared_labels(described: dict[str, Any], file: Path) -> Labels:
     """nnU-Net {"name": value} or MSD {"value": "name"} -> Labels; background 0 is implied, 'ignore' marks unlabelled.
 

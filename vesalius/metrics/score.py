@@ -31,13 +31,17 @@ PERFECT = ("dice", "iou", "nsd", "nsd_px", "f1", "precision", "recall", "pq", "s
 
 @dataclass(frozen=True)
 class Scoring:
-    """What to measure: tolerances of NSD (`None`: not measured), objects instead of classes, the empty-mask policy."""
+    """What to measure: tolerances of NSD (`None`: not measured), objects instead of classes, the empty-mask policy.
+
+    `regions` (name, values): unions of labels that are scored in place of the labels, such as the whole tumour.
+    """
 
     nsd_tolerance_mm: float | None = 1.0
     nsd_tolerance_px: float | None = None
     instances: bool = False
     iou_threshold: float = 0.5
     policy: EmptyPolicy = field(default_factory=EmptyPolicy)
+    regions: tuple[tuple[str, tuple[int, ...]], ...] = ()
 
 
 class LabelScore(NamedTuple):
@@ -50,9 +54,9 @@ class LabelScore(NamedTuple):
 def score_case(pred: Mask, ref: Mask, *, labels: Labels | None = None, scoring: Scoring | None = None) -> dict[str, LabelScore]:
     """Score one pair of masks: label name -> metrics. Without `labels`, every value of the reference is one.
 
-    Nested regions are scored whole, under their own names. Voxels of the reference's ignore label are left out of both.
-    Raises GeometryError for another grid, LabelError for values that no label declares. Grids are the same if no voxel is
-    further off than a tenth of one.
+    Regions, and labels that paint nested ones, are scored whole, under their own names. Voxels of the reference's ignore label
+    are left out of both. Raises GeometryError for another grid, LabelError for values that no label declares. Grids are the
+    same if no voxel is further off than a tenth of one.
     """
     scoring = scoring or Scoring()
     if not pred.grid.same_as(ref.grid, tolerance_mm=0.1 * min(ref.grid.spacing or (0.01,))):
@@ -64,8 +68,11 @@ def score_case(pred: Mask, ref: Mask, *, labels: Labels | None = None, scoring: 
     labels = labels if labels is not None else labels_of(table.ref)
     for which, values in (("prediction", table.pred), ("reference", table.ref)):
         undeclared(which, values, labels)
-    if labels.nested:
-        return {label.region or label.name: _score_region(label, arrays, ref.grid, scoring) for label in labels}
+    regions = scoring.regions
+    if not regions and labels.nested:
+        regions = tuple((label.region or label.name, labels.values[i:]) for i, label in enumerate(labels))
+    if regions:
+        return {name: _score_region(inside, arrays, ref.grid, scoring) for name, inside in regions}
     boxes = [ndimage.find_objects(array) for array in arrays]
     return {label.name: _score_label(label, table, arrays, boxes, ref.grid, scoring) for label in labels}
 
@@ -113,12 +120,13 @@ def _score_label(
     return _judged(metrics, counts, scoring.policy)
 
 
-def _score_region(label: Label, arrays: tuple[np.ndarray, np.ndarray], grid: Grid, scoring: Scoring) -> LabelScore:
-    """All metrics of a nested region: its label and all inside it."""
-    both = arrays[0] >= label.value, arrays[1] >= label.value
-    pred, ref = (array.astype(np.uint8) for array in both)
+def _score_region(
+    inside: tuple[int, ...], arrays: tuple[np.ndarray, np.ndarray], grid: Grid, scoring: Scoring
+) -> LabelScore:
+    """All metrics of a region: the labels whose values are `inside`, taken together."""
+    pred, ref = (np.isin(array, inside).astype(np.uint8) for array in arrays)
     boxes = [ndimage.find_objects(array) for array in (pred, ref)]
-    return _score_label(Label(1, label.name), confusion(pred, ref), (pred, ref), boxes, grid, scoring)
+    return _score_label(Label(1, "region"), confusion(pred, ref), (pred, ref), boxes, grid, scoring)
 
 
 def _score_objects(table: Overlap, labels: Labels | None, scoring: Scoring) -> dict[str, LabelScore]:

@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..core.errors import InputError, unknown_name
-from . import attention_unet, layouts, swin_unet, transunet, unetpp_layouts, vit_layouts
+from . import attention_unet, layouts, measured, swin_unet, transunet, unetpp_layouts, vit_layouts
 from .attention_unet import AttentionUNet, AttentionUNetConfig, derive_attention_unet
 from .mini import Mini, MiniConfig
 from .naming import Convert, State
@@ -97,6 +97,7 @@ CATALOG: dict[str, Entry] = {
         recipe="default",
         weights="layouts nested (MIT), nnunet (project licence of ASU) are read by weights.from_official",
         official=unetpp_layouts.official,
+        infer=measured.infer_unetpp,
         derive=derive_unetpp,
     ),
     "attention_unet": Entry(
@@ -114,6 +115,7 @@ CATALOG: dict[str, Entry] = {
         recipe="default",
         weights="the layout of Attention-Gated-Networks (MIT) is read by weights.from_official",
         official=attention_unet.official,
+        infer=measured.infer_attention_unet,
         derive=derive_attention_unet,
     ),
     "transunet": Entry(
@@ -131,6 +133,7 @@ CATALOG: dict[str, Entry] = {
         recipe="transunet",
         weights="official layout (Apache-2.0) by from_official; ViT of Google, timm, transformers by load_backbone",
         official=transunet.official,
+        infer=measured.infer_transunet,
         derive=derive_transunet,
     ),
     "swin_unet": Entry(
@@ -148,6 +151,7 @@ CATALOG: dict[str, Entry] = {
         recipe="swin_unet",
         weights="official layout (no licence stated) by from_official; Swin of Microsoft, timm, transformers by load_backbone",
         official=swin_unet.official,
+        infer=measured.infer_swin_unet,
         derive=derive_swin_unet,
     ),
     "segvit": Entry(
@@ -171,6 +175,7 @@ CATALOG: dict[str, Entry] = {
         recipe="segvit",
         weights="official layout (AdelaiDet, non-commercial) by from_official; ViT of Google, timm, transformers: load_backbone",
         official=vit_layouts.official_segvit,
+        infer=measured.infer_segvit,
         derive=derive_segvit,
         head=("head.", "up."),
         unused=("backbone.cls_token",),

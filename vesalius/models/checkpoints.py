@@ -15,6 +15,7 @@ import json
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -205,11 +206,12 @@ def download(name: str, folder: str | Path | None = None) -> Path:
     raise WeightsError(f"{entry.repo} has none of {', '.join(entry.files)}", file=place, fix=_by_hand(name, place))
 
 
-def import_file(path: str | Path, name: str) -> Imported:
+def import_file(path: str | Path, name: str, sizes: dict[str, Any] | None = None) -> Imported:
     """The network of an official file, `name` being released weights (medsam) or a model whose sizes the shapes tell (unet).
 
-    Raises UnknownName, or WeightsError for tensors that do not fit, for another network than `name` has, and for models whose
-    sizes no shape tells.
+    `sizes` is laid over what the shapes tell, in the names of the reference files' `config`, table by table.
+    Raises UnknownName, or WeightsError for tensors that do not fit, for another network than `name` has, and for sizes that
+    neither the shapes nor `sizes` tell.
     """
     state, _ = load_state(path, sha256=CHECKPOINTS[name].sha256.get(Path(path).name) if name in CHECKPOINTS else None)
     if name in CHECKPOINTS:
@@ -225,8 +227,19 @@ def import_file(path: str | Path, name: str) -> Imported:
     if found.infer is None or found.official is None:
         fix = "use vesalius.models.weights.from_official with the sizes"
         raise WeightsError(f"the sizes of '{name}' cannot be read off a file", file=path, fix=fix)
-    config, convert = found.official(found.infer(state))
+    told = _laid_over(found.infer(state), sizes or {})
+    try:
+        config, convert = found.official(told)
+    except KeyError as error:
+        fix = "write it into a .toml or .json file and give that with --config"
+        raise WeightsError(f"no tensor tells {error} of this '{name}'", file=path, fix=fix) from error
     return _imported(name, converted(found.builder(config), state, convert), state, None, None)
+
+
+def _laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """`below` with the values of `above`, table by table."""
+    tables = {key: _laid_over(below[key], value) for key, value in above.items() if isinstance(value, dict) and key in below}
+    return {**below, **above, **tables}
 
 
 def load_checkpoint(what: str | Path, folder: str | Path | None = None) -> tuple[nn.Module, Frame]:

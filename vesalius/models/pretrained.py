@@ -2,7 +2,8 @@
 
     google         .npz of the vision transformer, alone or behind its ResNet          Dosovitskiy et al. 2021
     timm_vit       blocks.0.attn.qkv..., the ResNet under patch_embed.backbone
-    hf_vit         encoder.layer.0.attention.attention.query..., of transformers
+    hf_vit         encoder.layer.0.attention.attention.query..., of transformers; its hybrid's ResNet, a BiT, under
+                   embeddings.patch_embeddings.backbone.bit
     beit           blocks.0.attn.q_bias...; Microsoft's checkpoints of BEiT and BEiT v2, and timm's
     hf_beit        encoder.layer.0.lambda_1..., of transformers
     swin           layers.0.blocks.0.attn.qkv...; Microsoft's checkpoints, and timm's
@@ -132,6 +133,9 @@ TIMM_VIT: Rules = (
     (r"patch_embed\.proj\.(\w+)", r"vit.embed.conv.\1"),
     (_STEM + r"(conv|norm)\.(\w+)", r"resnet.root.\1.\2"),
 )
+TIMM_UNIT = r"patch_embed\.backbone\.stages\.(\d)\.blocks\.(\d+)\."
+_BIT = r"embeddings\.patch_embeddings\.backbone\.bit\."
+HF_UNIT = _BIT + r"encoder\.stages\.(\d)\.layers\.(\d+)\."
 _LAYER = r"encoder\.layer\.(\d+)\."
 HF_VIT: Rules = (
     (_LAYER + r"layernorm_before\.(\w+)", r"vit.layers.\1.norm1.\2"),
@@ -143,6 +147,8 @@ HF_VIT: Rules = (
     (r"layernorm\.(\w+)", r"vit.norm.\1"),
     (r"embeddings\.position_embeddings", "vit.positions"),
     (r"embeddings\.patch_embeddings\.projection\.(\w+)", r"vit.embed.conv.\1"),
+    (_BIT + r"embedder\.convolution\.(\w+)", r"resnet.root.conv.\1"),
+    (_BIT + r"embedder\.norm\.(\w+)", r"resnet.root.norm.\1"),
 )
 _BLOCKS = r"blocks\.(\d+)\."
 BEIT: Rules = (
@@ -210,19 +216,18 @@ def from_google(state: State) -> State:
 
 def from_timm_vit(state: State) -> State:
     """timm's ViT; of its hybrid the ResNet too."""
-    ours = State()
-    for name, tensor in state.items():
-        new = by_rules(name, TIMM_VIT)
-        unit = r"patch_embed\.backbone\.stages\.(\d)\.blocks\.(\d+)\."
-        if found := re.fullmatch(unit + r"(?:(conv|norm)(\d)|downsample\.(conv|norm))\.(\w+)", name):
-            new = unit_name(int(found[1]), int(found[2]), found[3] or found[5], found[4] or "_proj", found[6])
-        ours[new] = tensor
-    return ours
+    return {hybrid_name(name, TIMM_UNIT) or by_rules(name, TIMM_VIT): tensor for name, tensor in state.items()}
+
+
+def hybrid_name(name: str, unit: str) -> str | None:
+    """Our name of a tensor in a unit of the hybrid's ResNet; `unit` is how the names of block and unit begin."""
+    found = re.fullmatch(unit + r"(?:(conv|norm)(\d)|downsample\.(conv|norm))\.(\w+)", name)
+    return found and unit_name(int(found[1]), int(found[2]), found[3] or found[5], found[4] or "_proj", found[6])
 
 
 def from_hf_vit(state: State) -> State:
-    """transformers' ViT."""
-    return joined({by_rules(name, HF_VIT): tensor for name, tensor in state.items()})
+    """transformers' ViT; of its hybrid the ResNet too."""
+    return joined({hybrid_name(name, HF_UNIT) or by_rules(name, HF_VIT): tensor for name, tensor in state.items()})
 
 
 def from_beit(state: State) -> State:

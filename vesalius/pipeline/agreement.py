@@ -35,7 +35,8 @@ def measure_agreement(predictor: Predictor, array: np.ndarray) -> Agreement:
     decided, seconds = [], []
     for precision in ("bf16", "fp32"):
         began = time.perf_counter()
-        scores = np.concatenate([slab for _, slab in tiled(predictor.models, part, patch=patch, precision=precision)], axis=1)
+        slabs = tiled(predictor.models, part, patch=patch, precision=precision, context=task.context)
+        scores = np.concatenate([slab for _, slab in slabs], axis=1)
         seconds.append(time.perf_counter() - began)
         labels = decide(scores, task.decide, task.labels.values)
         decided.append(labels > 0 if task.instances else labels)  # objects are numbered anew each time

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from ..core.errors import InputError, LabelError
@@ -27,7 +28,7 @@ def evaluate(
     pred: str | Path,
     ref: str | Path,
     *,
-    labels: Mapping[int, str] | Labels | None = None,
+    labels: Mapping[int | tuple[int, ...], str] | Labels | None = None,
     instances: bool = False,
     nsd_tolerance_mm: float | None = None,
     nsd_tolerance_px: float | None = None,
@@ -37,7 +38,8 @@ def evaluate(
 ) -> Evaluation:
     """Compare a mask with its reference, or a folder of masks with a folder of references, paired by stem.
 
-    `labels` (value -> name) are the values that count; by default all that the references hold. With `instances` the
+    `labels` (value -> name) are the values that count; by default all that the references hold. Several values in place of
+    one make a region, {(1, 2, 4): "whole tumour", (1, 4): "core", 4: "enhancing"}: regions are scored whole. With `instances` the
     masks number objects. Surface Dice uses `nsd_tolerance_mm` (1 mm by default); on images without spacing it is
     measured only with `nsd_tolerance_px`. `progress(done, total, case)` is called after every case.
 
@@ -60,6 +62,7 @@ def evaluate(
         policy=policy or EmptyPolicy(),
     )
     known = declared(labels) if labels is not None else None if instances else found_in(pairs)
+    scoring = replace(scoring, regions=regions_of(labels))
     notes = pairs.notes
     if labels is None and known is not None and len(known) > MANY_LABELS:
         notes = (*notes, f"the references hold {len(known)} different values: if they number objects, use --instances")
@@ -71,11 +74,25 @@ def evaluate(
     return Evaluation(tuple(cases), scoring, known, extra=pairs.extra, notes=notes)
 
 
-def declared(labels: Mapping[int, str] | Labels) -> Labels:
-    """Labels from a plain mapping value -> name, in order of value; raises LabelError."""
+def regions_of(labels: Mapping[int | tuple[int, ...], str] | Labels | None) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """(name, values) of each entry, in the order given, where any entry is of several values; else nothing."""
+    if labels is None or isinstance(labels, Labels) or not any(isinstance(key, tuple) for key in labels):
+        return ()
+    found = tuple((str(name), key if isinstance(key, tuple) else (key,)) for key, name in labels.items())
+    if len({name for name, _ in found}) < len(found):
+        raise LabelError("two regions share a name", fix="give each its own")
+    return found
+
+
+def declared(labels: Mapping[int | tuple[int, ...], str] | Labels) -> Labels:
+    """Labels from a plain mapping value -> name, in order of value; of regions, the values in them. Raises LabelError."""
     if isinstance(labels, Labels):
         return labels
-    found = Labels(tuple(Label(int(value), str(labels[value])) for value in sorted(labels) if int(value)))
+    if regions := regions_of(labels):
+        inside = sorted({value for _, numbers in regions for value in numbers} - {0})
+        return Labels(tuple(Label(value, str(value)) for value in inside))
+    named = sorted((int(value), str(name)) for value, name in labels.items())  # type: ignore[arg-type]  # no key is a tuple
+    found = Labels(tuple(Label(value, name) for value, name in named if value))
     if not len(found):
         raise LabelError("no label was named", fix="name at least one value above 0")
     return found

@@ -66,7 +66,10 @@ def _network(
         overlap=overlap,
         precision=predictor.precision,
         ram_bytes=budget.tiles,
+        context=task.context,
     )
+    if task.slices:
+        yield "slices", _slices(task, small)
     counts = " x ".join(str(len(axis)) for axis in plan.starts)
     depth, height, width = plan.patch
     patch = Grid((depth, height, width), None, small.grid.dims)
@@ -83,6 +86,16 @@ def _network(
     )
     held = f"about {readable(plan.held_bytes)} for tiles and scores"
     yield "memory", f"{held}, leaving in slabs of {plan.slab} plane{'s' * (plan.slab > 1)}, beside image and weights"
+
+
+def _slices(task: Task, small: Image) -> str:
+    """Which planes a 2D model sees, and how many of them at once."""
+    oriented = next((step.slices for step in task.steps if step.kind == "orient"), None) if small.grid.spacing else None
+    walk = f"{oriented or 'stored'} planes, one by one along z"
+    if not task.context:
+        return f"{walk}, each alone"
+    sides = f"{task.context} neighbour{'s' * (task.context > 1)} on either side"
+    return f"{walk}, each with {sides}: {len(task.channels)} x {2 * task.context + 1} channels"
 
 
 def _step(step: Step, before: Image, after: Image) -> str:

@@ -66,8 +66,8 @@ def load(
     loaded = [_load_one(path, task, sha256) for path in paths]
     first = loaded[0][0]
     for path, (other, _) in zip(paths, loaded, strict=True):
-        if (other.labels, other.channels, other.decide, other.steps) != (first.labels, first.channels, first.decide, first.steps):
-            raise WeightsError("this fold was trained for other labels, channels or steps than the first", file=path)
+        if any(getattr(other, key) != getattr(first, key) for key in ("labels", "channels", "decide", "steps", "slices")):
+            raise WeightsError("this fold was trained for other labels, channels, steps or slices than the first", file=path)
     hashes = "".join(file_hash(path) for path in paths)
     digest = hashes if len(paths) == 1 else hashlib.sha256(hashes.encode()).hexdigest()
     models = tuple(_settle(model, place) for _, model in loaded)

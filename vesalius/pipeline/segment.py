@@ -194,6 +194,7 @@ def segment_image(
         flips=flips_of(task, options.flips),
         precision=predictor.precision,
         ram_bytes=budget.tiles,
+        context=task.context,
         progress=progress,
     )
     home = restore.stream(seconds.during("network", logits), max_slices=budget.slices)
@@ -229,7 +230,7 @@ def flips_of(task: Task, wanted: bool | None) -> tuple[int, ...]:
         return task.inference.flips
     if not wanted:
         return ()
-    return task.inference.flips or ((1, 2) if task.dims == 2 else (0, 1, 2))
+    return task.inference.flips or ((1, 2) if task.model_dims == 2 else (0, 1, 2))
 
 
 class _Run:

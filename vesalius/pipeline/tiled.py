@@ -9,7 +9,8 @@ Scores of overlapping tiles are averaged with Gaussian weights (nnU-Net, Isensee
 one curve an axis, so its sum over the tiles is one too: the curves are normalised beforehand, and neither a
 volume of weights nor a division afterwards is needed.
 
-Pictures are volumes of one plane; 2D models walk through a volume plane by plane. Models of valid convolutions
+Pictures are volumes of one plane; 2D models walk through a volume plane by plane, and with `context` c they see the c planes
+before and behind each one as further channels, the outermost plane repeated where there is none. Models of valid convolutions
 give less than they see (Ronneberger et al. 2015, overlap-tile): their tiles step by what they give, and what they see
 beyond the border is mirrored. For an image smaller than a patch the tile shrinks to the next size that the network
 takes; what is still missing is made up as in training, pictures mirrored, volumes with zeros.
@@ -53,6 +54,7 @@ class TilePlan:
     dtype: torch.dtype  # of the held planes
     bf16: bool
     held_bytes: int
+    context: int = 0  # planes seen before and behind the one that is segmented
 
     @property
     def tiles(self) -> int:
@@ -69,16 +71,28 @@ def tiled(
     batch: int | None = None,
     precision: Precision = "auto",
     ram_bytes: int | None = None,
+    context: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[Slab]:
     """Yield `(z0, logits (K, dz, Y, X) float32)` in order of z, covering `array` (C, Z, Y, X) once.
 
     The array may be a memmap: it is read tile by tile. Several `models` (folds) and all mirrorings along `flips`
     (0 = Z, 1 = Y, 2 = X) are averaged over their logits. `ram_bytes` bounds what this function holds, activations included.
-    `progress` is called with tiles done and tiles in all. Raises ShapeError, and InputError where the bound cannot be met.
+    `context`: neighbouring planes on either side that a 2D model sees too, so that it takes C (2 context + 1) channels, plane
+    after plane in order of z. `progress` is called with tiles done and tiles in all.
+    Raises ShapeError, and InputError where the bound cannot be met.
     """
     models = [models] if isinstance(models, nn.Module) else list(models)
-    plan = plan_tiles(models, array.shape, patch=patch, overlap=overlap, batch=batch, precision=precision, ram_bytes=ram_bytes)
+    plan = plan_tiles(
+        models,
+        array.shape,
+        patch=patch,
+        overlap=overlap,
+        batch=batch,
+        precision=precision,
+        ram_bytes=ram_bytes,
+        context=context,
+    )
     return _walk(models, array, plan, _mirrorings(flips), progress)
 
 
@@ -91,18 +105,21 @@ def plan_tiles(
     batch: int | None = None,
     precision: Precision = "auto",
     ram_bytes: int | None = None,
+    context: int = 0,
 ) -> TilePlan:
     """The walk for an array of `shape` (C, Z, Y, X); runs nothing. Raises ShapeError, and InputError for too little memory."""
     channels, *size = shape
     patch = tuple(int(n) for n in patch)
     if len(size) != 3 or len(patch) != 3:
         raise ShapeError(f"tiles need an array (C, Z, Y, X) and a patch (Z, Y, X), not {tuple(shape)} and {patch}")
+    if context and _dims(models[0]) != 2:
+        raise ShapeError("a model of volumes sees its neighbouring planes already", fix="give context to a 2D model alone")
     patch = _shrunk(models[0], patch, tuple(size))
     gives = _gives(models[0], patch)
     padded = tuple(max(n, p) for n, p in zip(size, gives, strict=True))
     walk = tuple(tuple(starts(n, p, overlap)) for n, p in zip(padded, gives, strict=True))
     bf16 = use_bf16(precision, device_of(models[0]))
-    classes, each = activation_bytes(models[0], (channels, *patch), dims=_dims(models[0]), bf16=bf16)
+    classes, each = activation_bytes(models[0], (channels * (2 * context + 1), *patch), dims=_dims(models[0]), bf16=bf16)
     plane = classes * padded[1] * padded[2]
     held = min(padded[0], gives[0])
     tiles = math.prod(len(axis) for axis in walk)
@@ -120,7 +137,7 @@ def plan_tiles(
         )
     before = tuple((p - n) // 2 for p, n in zip(padded, size, strict=True))
     mirrored = gives != patch or _dims(models[0]) == 2
-    return TilePlan(patch, gives, walk, padded, before, mirrored, count, slab, planes, dtype, bf16, bytes_)
+    return TilePlan(patch, gives, walk, padded, before, mirrored, count, slab, planes, dtype, bf16, bytes_, context)
 
 
 def use_bf16(precision: Precision, device: torch.device) -> bool:
@@ -207,7 +224,7 @@ def _walk(models: Sequence[nn.Module], array: np.ndarray, plan: TilePlan, mirror
     planes = _Planes(plan, array.shape[1:], device)
     batches, done = _batches(plan.starts, plan.batch), 0
     for index, chosen in enumerate(batches):
-        x = torch.from_numpy(np.stack([_cut(array, tile, plan) for tile in chosen])).to(device)
+        x = torch.from_numpy(np.stack([_seen(array, tile, plan) for tile in chosen])).to(device)
         scores = _forward(models, x, mirrorings, plan.bf16)
         for tile, score in zip(chosen, scores, strict=True):
             planes.add(score, tile, [curve[start] for curve, start in zip(curves, tile, strict=True)])
@@ -227,8 +244,16 @@ def _curves(size: int, patch: int, walk: Sequence[int]) -> dict[int, torch.Tenso
     return {start: torch.from_numpy((curve / total[start : start + patch]).astype(np.float32)) for start in walk}
 
 
+def _seen(array: np.ndarray, tile: Shape, plan: TilePlan) -> np.ndarray:
+    """What the model sees (C (2 context + 1), *patch) float32 for the tile that gives from `tile` on."""
+    if not plan.context:
+        return _cut(array, tile, plan)
+    planes = np.clip(np.arange(tile[0] - plan.context, tile[0] + plan.context + 1), 0, array.shape[1] - 1)
+    return np.concatenate([_cut(array, (int(z), *tile[1:]), plan) for z in planes])
+
+
 def _cut(array: np.ndarray, tile: Shape, plan: TilePlan) -> np.ndarray:
-    """What the model sees (C, *patch) float32 for the tile that gives from `tile` on."""
+    """The image (C, *patch) float32 where the tile lies that gives from `tile` on."""
     low = [s - b - (p - g) // 2 for s, b, p, g in zip(tile, plan.before, plan.patch, plan.gives, strict=True)]
     inside = tuple(slice(max(a, 0), min(a + p, n)) for a, p, n in zip(low, plan.patch, array.shape[1:], strict=True))
     part = array[(slice(None), *inside)]

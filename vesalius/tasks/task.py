@@ -36,6 +36,21 @@ class Inference(Record):
     flips: tuple[int, ...] = ()
 
 
+class Slices(Record):
+    """A 2D model on volumes: it sees the planes along z of the prepared grid one by one (the Orient step says which those are).
+
+    `context` neighbours on either side are further channels, plane after plane in order of z; at the ends the outermost
+    plane is repeated. 0: the plane alone.
+    """
+
+    context: int = Field(1, ge=0)
+
+    @property
+    def planes(self) -> int:
+        """How many planes the model sees at once."""
+        return 2 * self.context + 1
+
+
 class WeightsSpec(Record):
     """The file in the package, its hash, and what its training data permit."""
 
@@ -46,7 +61,10 @@ class WeightsSpec(Record):
 
 
 class Task(Record):
-    """What to segment in what, with which model, and how its scores become a mask on the scanner's grid."""
+    """What to segment in what, with which model, and how its scores become a mask on the scanner's grid.
+
+    `dims` is that of the images; with `slices`, a 2D model walks through volumes.
+    """
 
     name: str
     title: str
@@ -56,6 +74,7 @@ class Task(Record):
     steps: tuple[Annotated[Step, Field(discriminator="kind")], ...]
     model: ModelSpec
     inference: Inference
+    slices: Slices | None = None
     decide: Annotated[Decision, Field(discriminator="kind")] = Argmax()
     clean: tuple[Annotated[Rule, Field(discriminator="kind")], ...] = ()
     nsd_tolerance_mm: float | None = None
@@ -63,9 +82,24 @@ class Task(Record):
 
     @model_validator(mode="after")
     def _fit(self) -> Task:
-        if self.dims == 2 and self.inference.patch[0] != 1:
+        if self.slices and self.dims == 2:
+            raise ValueError("pictures have no slices")
+        if self.model_dims == 2 and self.inference.patch[0] != 1:
             raise ValueError("a 2D task has patches (1, Y, X)")
+        seen = len(self.channels) * (2 * self.context + 1)
+        if self.slices and self.model.config.get("in_channels", seen) != seen:
+            raise ValueError(f"{len(self.channels)} channels of {self.slices.planes} planes are {seen} in_channels of the model")
         return self
+
+    @property
+    def model_dims(self) -> int:
+        """Dimensions of what the model sees at once: 2 for pictures and slices."""
+        return 2 if self.slices else self.dims
+
+    @property
+    def context(self) -> int:
+        """Neighbouring planes on either side that the model sees too."""
+        return self.slices.context if self.slices else 0
 
     @property
     def instances(self) -> bool:

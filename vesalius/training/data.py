@@ -130,7 +130,8 @@ class Samples(Dataset):
         class_weights: tuple[float, ...] | None = None,
     ):
         self.cases, self.augmentation, self.patch = list(cases), augmentation, patch
-        self.dims, self.objects, self.seed, self.foreground = task.dims, task.instances, seed, foreground
+        self.dims, self.context, self.objects = task.model_dims, task.context, task.instances
+        self.seed, self.foreground = seed, foreground
         self.shares = None if shares is None else shares / shares.sum()
         self.overhang, self.class_weights = overhang, class_weights
         stretched = np.ceil(np.array(patch) * augmentation.margin).astype(int)
@@ -141,7 +142,7 @@ class Samples(Dataset):
         case = self.cases[rng.choice(len(self.cases), p=self.shares)]
         centre = self._centre(case, rng)
         border = "reflection" if any(self.overhang) else self.augmentation.border
-        image = cut(case.image, centre, self.crop, border)
+        image = self._seen(case.image, centre, border)
         mask = cut(case.mask[None], centre, self.crop, border)[0]
         if self.dims == 2:
             image, mask = image[:, 0], mask[0]
@@ -154,6 +155,13 @@ class Samples(Dataset):
         if self.class_weights is not None:
             sample["weight"] = torch.from_numpy(border_weights(numbers.numpy(), self.class_weights))
         return sample
+
+    def _seen(self, image: np.ndarray, centre: list[int], border: str) -> np.ndarray:
+        """The crop (C, *crop) around `centre`; with context (C (2 context + 1), 1, Y, X), as `pipeline.tiled` has it."""
+        if not self.context:
+            return cut(image, centre, self.crop, border)
+        planes = np.clip(np.arange(centre[0] - self.context, centre[0] + self.context + 1), 0, image.shape[1] - 1)
+        return np.concatenate([cut(image, (int(z), *centre[1:]), self.crop, border) for z in planes])
 
     def _centre(self, case: Prepared, rng: np.random.Generator) -> list[int]:
         """The patch's middle: a foreground voxel of a class drawn evenly, or anywhere; kept where the patch stays inside."""

@@ -138,7 +138,8 @@ def require_same(plan: Plan, run: Path, options: TrainOptions) -> None:
     elif options.recipe is not None:
         recipe, option = adjust(chosen_recipe(options, task.model.name), options), "recipe"
         if recipe.patch is not None:  # as `derive` made it fit
-            recipe = recipe.model_copy(update={"patch": fit_patch(recipe.patch, task.model.name, task.model.config, task.dims)})
+            patch = fit_patch(recipe.patch, task.model.name, task.model.config, task.model_dims)
+            recipe = recipe.model_copy(update={"patch": patch})
     else:
         return
     began, wants = plan.recipe.model_dump(), recipe.model_dump()
@@ -247,7 +248,7 @@ def make_samples(prepared: list, plan: Plan) -> Samples:
     return Samples(
         prepared,
         task,
-        Augmentation(recipe.augment, patch[3 - task.dims :]),
+        Augmentation(recipe.augment, patch[3 - task.model_dims :]),
         patch=patch,
         seed=recipe.seed,
         foreground=recipe.foreground,
@@ -259,8 +260,8 @@ def make_samples(prepared: list, plan: Plan) -> Samples:
 
 def valid_output(plan: Plan) -> tuple[int, ...]:
     """The size of what the network gives for a patch; smaller than it for valid convolutions."""
-    size = build(plan.task.model.name, plan.task.model.config).output_size(plan.patch[3 - plan.task.dims :])
-    return (1, *size) if plan.task.dims == 2 else size
+    size = build(plan.task.model.name, plan.task.model.config).output_size(plan.patch[3 - plan.dims :])
+    return (1, *size) if plan.dims == 2 else size
 
 
 def limit_of(recipe: Recipe) -> Limit:

@@ -27,12 +27,13 @@ from ..models.contract import Segmenter
 from ..models.needs import Needs
 from ..pipeline.predictor import TASK_KEY
 from ..tasks.decide import Argmax, Decision, Objects, Regions
-from ..tasks.task import Inference, ModelSpec, Task
+from ..tasks.task import Inference, ModelSpec, Slices, Task
 from ..transforms.intensity import Percentile, Scale, Window, ZScore
-from ..transforms.spatial import Orient, Resample
+from ..transforms.spatial import Orient, Resample, Slicing
 from .inspect import Fingerprint, by
 from .losses import check_loss
 from .recipe import Recipe, Record, first_problem
+from .slicewise import choose_slices, turned
 
 VOXELS = {2: 256 * 256, 3: 96 * 96 * 32}  # of a patch, where the recipe names none: what a CPU turns over in about a second
 BATCH_VOXELS = {2: 4 * 256 * 256, 3: 2 * 40 * 56 * 40}  # in a limited time more steps teach more than steadier ones
@@ -43,6 +44,7 @@ COMMENTS = {
     "data.path": "the dataset folder; mixed spacings are resampled to the task's Resample step",
     "data.frequencies": "voxels per class, background first",
     "task.steps": "what every image goes through, in training and in use",
+    "task.slices": "a 2D model on volumes: planes along z of the prepared grid, `context` neighbours on either side as channels",
     "task.model.config": "the network; see `vesalius models`",
     "task.inference.patch": "tiles (Z, Y, X) in use; overlap as a part of the tile",
     "recipe.patch": "training patches (Z, Y, X) in voxels after the task's steps",
@@ -80,7 +82,7 @@ class Plan(Record):
 
     @property
     def dims(self) -> int:
-        return self.task.dims
+        return self.task.model_dims
 
     @property
     def name(self) -> str:
@@ -130,17 +132,19 @@ def derive(
         check_like(like, dataset, found)
     nested = Regions() if dataset.labels.nested else Argmax()
     decide: Decision = like.decide if like else (Objects() if dataset.instances else nested)
-    steps = like.steps if like else (*spatial_steps(found, recipe, resample, say), normalisation(found))
+    slices, axis = choose_slices(model, found, recipe, like, say)
+    found, dims = turned(found, axis), 2 if slices else found.dims
+    steps = like.steps if like else (*spatial_steps(found, recipe, resample, axis, say), normalisation(found))
     shapes = prepared_shapes(found, recipe)
     middle = tuple(int(n) for n in np.median(shapes, 0))
-    patch = recipe.patch or choose_patch((middle[0], middle[1], middle[2]), found.dims)
+    patch = recipe.patch or choose_patch((middle[0], middle[1], middle[2]), dims)
     labels = like.labels if like else dataset.labels
-    if like and like.model.name == model:
+    if like and like.model.name == model and not slices:
         config = plain(make_config(listed.config, {**fitting(like.model.config, recipe.model), **recipe.model}))
     else:
-        config = network(model, patch, found, decide.channels(len(labels)), recipe)
-    patch = fit_patch(patch, model, config, found.dims)
-    batch = recipe.batch or max(2, min(8, BATCH_VOXELS[found.dims] // math.prod(patch)))
+        config = network(model, patch, found, decide.channels(len(labels)), recipe, slices)
+    patch = fit_patch(patch, model, config, dims)
+    batch = recipe.batch or max(2, min(8, BATCH_VOXELS[dims] // math.prod(patch)))
     loss = recipe.loss or {"objects": "objects", "regions": "dice_bce"}.get(decide.kind, listed.loss)
     check_loss(loss, decide.kind, listed.loss)
     task = Task(
@@ -151,7 +155,8 @@ def derive(
         labels=labels,
         steps=tuple(steps),
         model=ModelSpec(name=model, config=config),
-        inference=like.inference if like else inference(patch, shapes, model, config, recipe),
+        inference=like.inference if like and not slices else inference(patch, shapes, model, config, recipe),
+        slices=slices,
         decide=decide,
         clean=like.clean if like else (),
         nsd_tolerance_mm=like.nsd_tolerance_mm if like else None,
@@ -175,7 +180,9 @@ def check_like(like: Task, dataset: Any, found: Fingerprint) -> None:
         )
 
 
-def spatial_steps(found: Fingerprint, recipe: Recipe, resample: bool, say: Callable[[str], None]) -> list[Any]:
+def spatial_steps(
+    found: Fingerprint, recipe: Recipe, resample: bool, axis: Slicing, say: Callable[[str], None]
+) -> list[Any]:
     """Orient and Resample where the data carry their geometry; pictures of one spacing stay as they are."""
     spacing = found.median_spacing
     if spacing is None:
@@ -191,7 +198,7 @@ def spatial_steps(found: Fingerprint, recipe: Recipe, resample: bool, say: Calla
         say(f"spacings differ: everything is resampled to {by(target[3 - found.dims :])} mm")
     if found.dims == 2:
         return [Resample(spacing_mm=target)] if found.mixed_spacing or recipe.spacing_mm else []
-    return [Orient(), Resample(spacing_mm=target)]
+    return [Orient(slices=axis), Resample(spacing_mm=target)]
 
 
 def prepared_shapes(found: Fingerprint, recipe: Recipe) -> np.ndarray:
@@ -221,11 +228,14 @@ def choose_patch(shape: Shape3, dims: int) -> Shape3:
     return patch[0], patch[1], patch[2]
 
 
-def network(model: str, patch: Shape3, found: Fingerprint, outputs: int, recipe: Recipe) -> dict[str, Any]:
+def network(
+    model: str, patch: Shape3, found: Fingerprint, outputs: int, recipe: Recipe, slices: Slices | None
+) -> dict[str, Any]:
     """The network's configuration: what its catalog entry derives from the data; `recipe.model` has the last word."""
     spacing = recipe.spacing_mm or found.median_spacing or (1.0, 1.0, 1.0)
-    first = 3 - found.dims
-    needs = Needs(found.channels, outputs, found.dims, patch[first:], spacing[first:], recipe.deep_supervision, recipe.model)
+    dims, channels = (2, found.channels * slices.planes) if slices else (found.dims, found.channels)
+    first = 3 - dims
+    needs = Needs(channels, outputs, dims, patch[first:], spacing[first:], recipe.deep_supervision, recipe.model)
     return derived(model, needs)
 
 
@@ -250,7 +260,8 @@ def fit_patch(patch: Shape3, model: str, config: dict[str, Any], dims: int) -> S
 
 def inference(patch: Shape3, shapes: np.ndarray, model: str, config: dict[str, Any], recipe: Recipe) -> Inference:
     """Tiles and flips in use."""
-    flips = tuple(recipe.augment.flip_axes) if recipe.flips_at_test else ()
+    first = 1 if patch[0] == 1 else 0  # a picture, or a plane, is not mirrored along z
+    flips = tuple(axis for axis in recipe.augment.flip_axes if axis >= first) if recipe.flips_at_test else ()
     return Inference(patch=tile(patch, shapes, model, config), flips=flips)
 
 
@@ -305,6 +316,7 @@ def read_plan(path: str | Path) -> Plan:
     if missing:
         raise DatasetError(f"recipe.{missing[0]} is missing", file=path, fix="make a plan with --plan-only and edit that")
     check_loss(plan.loss, plan.task.decide.kind, entry(plan.task.model.name).loss)
-    if plan.task.dims == 2 and plan.patch[0] != 1:
-        raise DatasetError(f"recipe.patch is {by(plan.patch)}, for pictures", file=path, fix="patches of pictures have Z = 1")
+    if plan.dims == 2 and plan.patch[0] != 1:
+        what = "slices" if plan.task.slices else "pictures"
+        raise DatasetError(f"recipe.patch is {by(plan.patch)}, for {what}", file=path, fix=f"patches of {what} have Z = 1")
     return plan

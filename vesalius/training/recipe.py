@@ -13,6 +13,7 @@ from typing import Any, Literal
 from pydantic import Field, PositiveInt, ValidationError
 
 from ..core.errors import InputError, UnreadableFile, unknown_name
+from ..transforms.spatial import Slicing
 from .prompting import MINI_SOURCES, Prompting, Source
 from .record import Range, Record
 
@@ -55,6 +56,13 @@ class Augment(Record):
     border: Literal["zeros", "border", "reflection"] | None = None  # None: zeros for volumes, reflection for pictures
 
 
+class Slicewise(Record):
+    """A 2D model on volumes, with `context` neighbours on either side as channels; `axis` None: that of the thickest slices."""
+
+    context: int = Field(1, ge=0)
+    axis: Slicing | None = None
+
+
 class Recipe(Record):
     """Everything training decides that the data do not. None means: derived from the data, see plan.py."""
 
@@ -88,6 +96,7 @@ class Recipe(Record):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     flips_at_test: bool = False
     start: str | None = None  # weights to begin with, of the same network; None: random ones
+    slices: Slicewise | None = None  # None: volumes as volumes, where the model can; else slice by slice
     model: dict[str, Any] = Field(default_factory=dict)  # settings of the network, over those derived from the data
     each: dict[str, dict[str, Any]] | None = None  # model -> what differs for it, where one recipe trains several
     augment: Augment = Augment()
@@ -291,6 +300,7 @@ RECIPES: dict[str, Recipe] = {
 
 def read_recipe(name_or_file: str | Path, above: tuple[Path, ...] = ()) -> Recipe:
     """The recipe of that name, or the TOML file that overrides one (`base`, default 'default'), itself base of those `above`.
+    A base that is a file is looked for from the folder of the recipe that names it.
 
     Raises UnknownName, UnreadableFile (no TOML), InputError (an unknown key, a value out of range, a file that is its own base).
     """
@@ -310,8 +320,9 @@ def read_recipe(name_or_file: str | Path, above: tuple[Path, ...] = ()) -> Recip
         way = ", ".join(file.name for file in above[above.index(place) + 1 :])
         told = f"is its own base, by way of {way}" if way else "names itself as base"
         raise InputError(f"the recipe {told}", file=text, fix=f"take another base, such as {', '.join(RECIPES)}")
-    base = values.pop("base", "default")
-    return override(read_recipe(base, (*above, place)), values, text)
+    base = str(values.pop("base", "default"))
+    below = Path(text).parent / base if base.endswith(".toml") else base  # beside this file, wherever one stands
+    return override(read_recipe(below, (*above, place)), values, text)
 
 
 def override(recipe: Recipe, values: dict[str, Any], file: str = "recipe") -> Recipe:

@@ -130,7 +130,8 @@ class Session:
 
     def _show(self, bar: Bar, progress: float) -> None:
         epoch = self.trainer.step // self.recipe.steps_per_epoch
-        bar.show(progress, self.trainer.elapsed, epoch=epoch, loss=f"{np.mean(self.losses[-50:]):.3f}", dice=f"{self.dice:.4f}")
+        dice = "-" if math.isnan(self.dice) else f"{self.dice:.4f}"
+        bar.show(progress, self.trainer.elapsed, epoch=epoch, loss=f"{np.mean(self.losses[-50:]):.3f}", dice=dice)
 
     def _epoch(self, journal: Journal | None) -> None:
         """The end of an epoch: perhaps a validation, a line in the journal, a checkpoint."""

@@ -25,28 +25,38 @@ _ANISOTROPIC = 3  # nnU-Net's threshold: a slice more than three times as thick 
 _MOST_VOXELS = 2**31
 
 
+Slicing = Literal["axial", "coronal", "sagittal"]
+ORDERS: dict[Slicing, tuple[int, int, int]] = {"axial": (0, 1, 2), "coronal": (1, 0, 2), "sagittal": (2, 0, 1)}  # of S, A, R
+
+
 @dataclass(frozen=True)
 class Orient:
     """Transpose and flip, nothing else, so that z, y, x increase towards superior, anterior, right ('SAR', which is RAS+).
 
-    An oblique image goes to the nearest such order and keeps its obliqueness in the affine. An image without an
-    affine, and a picture (its frame is its own), stays as it is.
+    `slices` says which planes follow each other along z, for models that look at them one by one: axial ones (SAR),
+    coronal ones (ASR) or sagittal ones (RSA). An oblique image goes to the nearest such order and keeps its obliqueness
+    in the affine. A picture (its frame is its own) stays as it is, and so does an image without an affine where axial planes
+    are wanted; others cannot be found in it: GeometryError.
     """
 
     kind: Literal["orient"] = "orient"
+    slices: Slicing = "axial"
 
     def apply(self, image: Image) -> tuple[Image, Undo]:
+        if self.slices != "axial" and image.grid.affine is None and image.grid.dims == 3:
+            told = f"nothing says how this volume lies, but the model looks at {self.slices} planes"
+            raise _geometry(image, told, "use a format that stores the orientation, such as NIfTI or DICOM")
         return _moved(image, self._turn(image.grid))
 
     def apply_mask(self, mask: Mask, undo: Undo) -> Mask:
         return _moved_mask(mask, undo)
 
-    @staticmethod
-    def _turn(grid: Grid) -> Turn:
+    def _turn(self, grid: Grid) -> Turn:
         codes = grid.orientation
         if codes is None or grid.dims == 2:
             return Turn(grid.shape, (0, 1, 2), (False, False, False))
-        axes = [next(i for i, code in enumerate(codes) if code in pair) for pair in ("SI", "AP", "RL")]
+        found = [next(i for i, code in enumerate(codes) if code in pair) for pair in ("SI", "AP", "RL")]
+        axes = [found[i] for i in ORDERS[self.slices]]
         return Turn(grid.shape, tuple(axes), tuple(codes[a] in "IPL" for a in axes))  # type: ignore[arg-type]
 
 

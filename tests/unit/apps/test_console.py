@@ -33,6 +33,12 @@ def test_a_fault_of_the_input_is_one_line_and_exit_code_2(capsys):
     assert capsys.readouterr() == ("", "error: a.png: the file is truncated. Copy it again.\n")
 
 
+def test_a_name_too_long_for_the_disk_is_the_users_to_mend(capsys):
+    assert fail_with(OSError(errno.ENAMETOOLONG, "File name too long", "runs/" + "n" * 300)) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: runs/nnn") and "Choose a shorter one" in said and len(said) < 200
+
+
 def test_a_full_disk_is_the_users_to_mend(capsys):
     assert fail_with(OSError(errno.ENOSPC, "No space left on device")) == 2
     assert capsys.readouterr().err.startswith("error: the disk is full. Free some space")

@@ -237,3 +237,24 @@ def test_evaluation_needs_no_torch():
 
     code = "import sys, vesalius.pipeline.evaluate, vesalius.pipeline.scorecard; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+def test_regions_of_any_values_are_scored_whole(tmp_path):
+    """BraTS: 1 necrosis, 2 oedema, 4 active; necrosis called active is wrong in the active region and right in the core."""
+    ref = np.zeros((6, 8, 8), np.uint8)
+    ref[1:5, 1:7, 1:7] = 2
+    ref[2:4, 2:6, 2:6] = 4
+    ref[2:4, 3:5, 3:5] = 1
+    masks = {"ref.nii.gz": ref, "pred.nii.gz": np.where(ref == 1, 4, ref).astype(np.uint8)}
+    for name, array in masks.items():
+        nibabel.save(nibabel.Nifti1Image(array, np.diag([1.0, 1.0, 2.0, 1.0])), tmp_path / name)
+    both = tmp_path / "pred.nii.gz", tmp_path / "ref.nii.gz"
+    found = evaluate(*both, labels={(1, 2, 4): "whole", (1, 4): "core", 4: "active"})
+    means = {name: metrics["dice"]["mean"] for name, metrics in found.summary.items()}
+    assert means == {"whole": 1.0, "core": 1.0, "active": pytest.approx(2 * 24 / (32 + 24))}
+    assert found.summary["core"]["hd95_mm"]["mean"] == 0 and found.summary["active"]["hd95_mm"]["mean"] > 0
+    assert evaluate(*both, labels={1: "1", 2: "2", 4: "4"}).summary["1"]["dice"]["mean"] == 0
+    with pytest.raises(LabelError, match="no label declares: 2"):
+        evaluate(*both, labels={(1, 4): "core"})
+    with pytest.raises(LabelError, match="share a name"):
+        evaluate(*both, labels={(1, 4): "core", 2: "core"})

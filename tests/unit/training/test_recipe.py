@@ -70,3 +70,17 @@ def test_one_base_may_be_reached_through_several_files(tmp_path, monkeypatch):
     (tmp_path / "a.toml").write_text('base = "b.toml"\nbatch = 3\n')
     assert (read_recipe("a.toml").lr, read_recipe("a.toml").batch) == (1e-4, 3)
     assert read_recipe("b.toml").batch == RECIPES["nuclei"].batch
+
+
+def test_a_base_lies_beside_the_recipe_that_names_it_wherever_one_stands(tmp_path, monkeypatch):
+    (tmp_path / "recipes" / "more").mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "recipes" / "base.toml").write_text("lr = 1e-4\n")
+    (tmp_path / "elsewhere" / "base.toml").write_text("lr = 0.5\n")
+    (tmp_path / "recipes" / "mine.toml").write_text('base = "base.toml"\n')
+    (tmp_path / "recipes" / "more" / "deep.toml").write_text('base = "../mine.toml"\nbatch = 3\n')
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    for file in (tmp_path / "recipes" / "mine.toml", "../recipes/mine.toml", "../recipes/more/deep.toml"):
+        assert read_recipe(file).lr == 1e-4
+    (tmp_path / "absolute.toml").write_text(f'base = "{tmp_path / "elsewhere" / "base.toml"}"\n')
+    assert read_recipe(tmp_path / "absolute.toml").lr == 0.5

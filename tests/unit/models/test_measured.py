@@ -1,0 +1,73 @@
+"""The sizes of official checkpoints, read off their tensors: the same network as their own configuration describes."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from vesalius.core.errors import WeightsError
+from vesalius.models.catalog import CATALOG, entry
+from vesalius.models.checkpoints import import_file
+from vesalius.models.weights import load_state
+
+UNTOLD = {  # what no tensor of these small files tells; of a full-size file everything is known
+    "transunet": {"heads": 4},
+    "segvit": {"backbone": {"heads": 4, "out_layers": [1, 3, 5]}, "head": {"heads": 4}},
+    "segvit_shrunk": {"backbone": {"heads": 4, "out_layers": [1, 5], "shrink_at": 2}, "head": {"heads": 4}},
+}
+FOLDERS = ("unet_2d", "unet_3d", "unetpp_2d", "unetpp_nested", "attention_unet", "transunet", "swin_unet", *tuple(UNTOLD)[1:])
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_an_official_segmenter_is_built_from_its_tensors_alone(folder: str, shared_parity: Path) -> None:
+    record = json.loads((shared_parity / folder / "config.json").read_text())
+    file = shared_parity / folder / "state.safetensors"
+    imported = import_file(file, record["model"], UNTOLD.get(folder))
+    assert imported.module.config == entry(record["model"]).official(record["config"])[0]
+    assert imported.used + len(imported.ignored) == len(load_state(file)[0])
+    if folder in UNTOLD:
+        with pytest.raises(WeightsError, match=r"no tensor tells 'heads' .* --config"):
+            import_file(file, record["model"])
+
+
+def test_every_segmenter_with_an_official_layout_can_be_imported() -> None:
+    assert {n for n, e in CATALOG.items() if e.official and e.kind == "segmenter"} == {
+        n for n, e in CATALOG.items() if e.infer and e.kind == "segmenter"
+    }
+
+
+@pytest.mark.parametrize("name", [n for n, e in CATALOG.items() if e.infer])
+def test_the_tensors_of_something_else_are_refused(name: str) -> None:
+    with pytest.raises(WeightsError, match=r"tensor names of no .* Known layouts"):
+        entry(name).infer({"something.weight": torch.zeros(3, 3)})
+
+
+@pytest.mark.parametrize("width, depth, heads, looked", [(768, 12, 12, (5, 7, 11)), (1024, 24, 16, (7, 15, 23))])
+def test_the_released_segvits_tell_all(width: int, depth: int, heads: int, looked: tuple[int, ...]) -> None:
+    meta = lambda *shape: torch.empty(shape, device="meta")  # noqa: E731
+    state = {"backbone.patch_embed.projection.weight": meta(width, 3, 16, 16), "backbone.pos_embed": meta(1, 1025, width)}
+    state |= {f"backbone.layers.{i}.ln1.weight": meta(width) for i in range(depth)}
+    state |= {"decode_head.q.weight": meta(150, width // 2), "decode_head.input_proj_1.weight": meta(width // 2, width)}
+    state |= {f"decode_head.decoder_{s}.layers.{i}.norm1.weight": meta(1) for s in (1, 2, 3) for i in range(3)}
+    found = entry("segvit").official(entry("segvit").infer(state))[0]
+    assert found.backbone.heads == found.head.heads == heads and found.backbone.out_layers == looked
+    assert found.backbone.image_size == (512, 512) and found.classes == 150 and found.head.layers == 3
+
+
+def test_a_plain_vit_under_transunet_is_measured_too() -> None:
+    """The opposite way: our own network's sizes, written under the names of the original."""
+    meta = lambda *shape: torch.empty(shape, device="meta")  # noqa: E731
+    state = {
+        "transformer.embeddings.patch_embeddings.weight": meta(768, 3, 16, 16),
+        "transformer.embeddings.position_embeddings": meta(1, 196, 768),
+        "decoder.conv_more.0.weight": meta(512, 768, 3, 3),
+        "segmentation_head.0.weight": meta(9, 16, 3, 3),
+        **{f"transformer.encoder.layer.{i}.ffn.fc1.weight": meta(3072, 768) for i in range(12)},
+    }
+    widths = (512, 256, 128, 64, 16)
+    for i in range(4):
+        state[f"decoder.blocks.{i}.conv1.0.weight"] = meta(widths[i + 1], widths[i], 3, 3)
+    found = entry("transunet").official(entry("transunet").infer(state))[0]
+    assert found.resnet_units == () and found.patch_size == 16 and found.image_size == (224, 224)
+    assert found.heads == 12 and found.layers == 12 and found.skips == 0 and found.classes == 9
