@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from vesalius.models.contract import Answers, Prompts
 from vesalius.models.sam.frame import Frame
 from vesalius.models.sam.image_encoder import ViTConfig
 from vesalius.models.sam.sam import SAM, SAMConfig
+from vesalius.models.weights import keep_bf16
 from vesalius.pipeline.everything import EverythingOptions, everything
 from vesalius.pipeline.looks import Asked
 from vesalius.pipeline.prompter import FramePrompter
@@ -110,7 +112,8 @@ def config(small: bool) -> ViTConfig:
 
 
 def prompter(model: Any, bf16: bool, size: int) -> FramePrompter:
-    return FramePrompter("sam", model, Frame(size), "benchmark", bf16=bf16)
+    """As load_prompter does it: a model of its own in bf16."""
+    return FramePrompter("sam", keep_bf16(deepcopy(model)) if bf16 else model, Frame(size), "benchmark", bf16=bf16)
 
 
 # Encoding
@@ -135,7 +138,7 @@ def encode(options: argparse.Namespace) -> dict[str, Any]:
         "official arrangement fp32": keeping("official arrangement fp32", lambda x: official_encode(own.image_encoder, x)),
         "official arrangement bf16": keeping("official arrangement bf16", lambda x: official_encode(own.image_encoder, x), True),
         "ours fp32": keeping("ours fp32", own.embed),
-        "ours bf16": keeping("ours bf16", own.embed, True),
+        "ours bf16": keeping("ours bf16", prompter(own, True, size).model.embed, True),
     }
     found = alternating(sides, options.rounds)
     exact = kept["transformers fp32"]
@@ -173,7 +176,7 @@ def decode(options: argparse.Namespace) -> dict[str, Any]:
 
             def run(p: Prompts = prompts, m: bool = multimask, by: FramePrompter = by) -> Tensor:
                 with by.computing():
-                    return own.decode(features, p, m).logits.float()
+                    return by.model.decode(features, p, m).logits.float()
 
             sides[f"ours {arithmetic}"] = run
         outputs = {side: call() for side, call in sides.items()}  # and warms up
@@ -213,6 +216,9 @@ class Scripted:
         self.radii = torch.from_numpy(random.uniform(0.02, 0.08, DISCS)).float() * self.size
         self.trust = torch.from_numpy(random.uniform(0.8, 1.0, (DISCS, 3))).float()
         self.steep = torch.from_numpy(random.uniform(0.05, 1.5, DISCS)).float() * 1024 / self.size
+
+    def modules(self) -> Any:
+        return self.sam.modules()
 
     def embed(self, image: Tensor) -> Tensor:
         return torch.randn(1, 256, self.size // 16, self.size // 16, generator=torch.Generator().manual_seed(1))
@@ -305,14 +311,14 @@ def peak(what: str, small: bool, side: int) -> dict[str, Any]:
     by = prompter(model, kind == "ours", model.size)
     tiny = torch.randn(1, 3, 32, 32)
     with by.computing():
-        model.sam.embed(tiny)  # kernels are chosen on the first call
+        by.model.sam.embed(tiny)  # kernels are chosen on the first call
     image = torch.randn(1, 3, model.size, model.size)
     before = reset_peak()
     if mode == "everything":
         (our_everything if kind == "ours" else official_everything)(picture, by, side)
     else:
         with by.computing():
-            model.sam.embed(image) if kind == "ours" else official_encode(model.sam.image_encoder, image)  # type: ignore[arg-type]
+            by.model.sam.embed(image) if kind == "ours" else official_encode(model.sam.image_encoder, image)  # type: ignore[arg-type]
     return {"peak_mb": round((memory("VmHWM") - before) / 2**20), "before_mb": round(before / 2**20)}
 
 
@@ -365,6 +371,7 @@ def glancer(path: Path | None, bf16: bool) -> Any:
         return load_prompter(path, precision="bf16" if bf16 else "fp32")
     torch.manual_seed(0)
     model: Any = build("vesalius_mini").eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    model = keep_bf16(model) if bf16 else model
     return GlancePrompter("vesalius_mini", model, "random", bf16=bf16)
 
 

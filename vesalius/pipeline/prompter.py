@@ -24,7 +24,7 @@ from ..models.checkpoints import CHECKPOINTS, find, import_file, load_checkpoint
 from ..models.contract import Prompts, PromptSegmenter
 from ..models.sam.frame import Frame
 from ..models.sam.text import embed_text
-from ..models.weights import file_hash
+from ..models.weights import file_hash, keep_bf16
 from .embeddings import EmbeddingCache, key_of
 from .glancer import IN_THE_BOX, find_views, load_glancer, read_views
 from .looks import Asked, Look, Proposals, Taps, taps_of
@@ -194,6 +194,7 @@ def load_prompter(
         model, frame = load_checkpoint(named)
     embed = None if text_encoder is None else partial(_words, folder=text_encoder)
     settled: Any = model.requires_grad_(False).to(place)
+    settled = keep_bf16(settled) if bf16 else settled
     return FramePrompter(name, settled, frame, file_hash(path), place, bf16, PERCENTILES, embed)
 
 

@@ -7,9 +7,9 @@
     attention   softmax(q k^T / sqrt(d) + q . R[dy] + q . C[dx]) v          tables R, C of 2 S - 1 rows; q is not scaled there
 
 Windows are filled up with zeros after the norm, and the filling takes part in the attention, as in the original; its q, k and v
-are the bias alone, so nothing is computed for it. No (N x N) table is ever made for all heads at once: either the relative term is
-folded into the product, q' = [q / sqrt(d), R q, C q] and k' = [k, one-hot row, one-hot column], or a few scores at a time are made
-with it already in them, and are used while they are in the cache. `folds` says which, and why.
+are the bias alone, so nothing is computed for it. No (N x N) table is ever made for all heads at once: either the relative term
+is folded into the product, q' = [q / sqrt(d), R q, C q] and k' = [k, one-hot row, one-hot column], or a few scores at a time are
+made with it already in them, and are used while they are in the cache. `folds` says which, and why.
 
 Paper    Kirillov et al. 2023, arXiv:2304.02643, section 3; Li et al. 2022 (ViTDet), arXiv:2203.16527, section 3 and appendix A.1
 Shapes   image (B, 3, H, W) -> (B, 256, H / patch, W / patch)
@@ -142,9 +142,9 @@ def offsets(table: Tensor, side: int) -> Tensor:
 def folds(q: Tensor) -> bool:
     """Whether to fold the relative term into the product.
 
-    Measured, one global block of ViT-B (4,096 tokens, 12 heads), seconds of one process. In bf16 with AMX: folded 0.12, a mask for
-    scaled_dot_product_attention 0.21. With AVX-512 only: folded 1.77, mask 1.08 (its kernel needs 0.75 even without one), in parts
-    0.53; in fp32 1.84, 1.10 and 1.02, since the longer product costs more than the additions.
+    Measured, one global block of ViT-B (4,096 tokens, 12 heads), seconds of one process. In bf16 with AMX: folded 0.12, a mask
+    for scaled_dot_product_attention 0.21. With AVX-512 only: folded 1.77, mask 1.08 (0.75 even without one), in parts 0.53; in
+    fp32 1.84, 1.10 and 1.02, since the longer product costs more than the additions.
     """
     if not q.is_cpu:
         return True  # no N x N mask in the card's memory
