@@ -46,21 +46,21 @@ def look_at_image(layer: CrossAttention, tokens: Tensor, keys: Tensor, values: T
     """layer(tokens, keys, values) for few tokens (B, T, D) and an image (B, N, D) of their own: 2 T heads / D of the work."""
     q = layer.q(tokens).unflatten(-1, (layer.heads, -1))  # (B, T, heads, d)
     asked = torch.einsum("bthd,hdc->bhtc", q, layer.k.weight.unflatten(0, (layer.heads, -1)))  # k's bias moves no softmax
-    looks = (asked.flatten(1, 2) * q.shape[-1] ** -0.5) @ keys.transpose(1, 2)  # (B, heads T, N)
-    seen = (looks.softmax(-1) @ values).unflatten(1, (layer.heads, -1))  # (B, heads, T, D)
+    looks = keys @ (asked.flatten(1, 2) * q.shape[-1] ** -0.5).transpose(1, 2)  # (B, N, heads T): the image is never turned
+    seen = (looks.transpose(1, 2).softmax(-1) @ values).unflatten(1, (layer.heads, -1))  # (B, heads, T, D)
     found = torch.einsum("bhtc,hdc->bthd", seen, layer.v.weight.unflatten(0, (layer.heads, -1))).flatten(2)
     return layer.proj(found + layer.v.bias)
 
 
 def look_at_tokens(layer: CrossAttention, image: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """layer(image, keys, values) for an image (B, N, D) and few tokens (B, T, D)."""
+    """layer(image, keys, values) for an image (1 or B, N, D) and few tokens (B, T, D): (B, N, D)."""
     k, v = (part(t).unflatten(-1, (layer.heads, -1)) for part, t in ((layer.k, keys), (layer.v, values)))  # (B, T, heads, d)
-    scale, (t, heads) = k.shape[-1] ** -0.5, k.shape[1:3]
-    wanted = torch.einsum("bthd,hdc->bhtc", k, layer.q.weight.unflatten(0, (heads, -1))).flatten(1, 2)
-    level = torch.einsum("bthd,hd->bht", k, layer.q.bias.unflatten(0, (heads, -1))).flatten(1)[..., None]
-    looks = ((wanted * scale) @ image.transpose(1, 2) + level * scale).unflatten(1, (heads, t)).softmax(2)  # (B, heads, T, N)
-    given = torch.einsum("bthd,chd->bhtc", v, layer.proj.weight.unflatten(1, (heads, -1))).flatten(1, 2)  # (B, heads T, D)
-    return looks.flatten(1, 2).transpose(1, 2) @ given + layer.proj.bias
+    k, (t, heads) = k * k.shape[-1] ** -0.5, k.shape[1:3]
+    wanted = torch.einsum("bthd,hdc->bcth", k, layer.q.weight.unflatten(0, (heads, -1))).flatten(2)  # (B, D, T heads)
+    level = torch.einsum("bthd,hd->bth", k, layer.q.bias.unflatten(0, (heads, -1))).flatten(1)[:, None]
+    looks = torch.baddbmm(level, image.expand(len(k), -1, -1), wanted).unflatten(2, (t, heads)).softmax(2)  # (B, N, T, heads)
+    given = torch.einsum("bthd,chd->bthc", v, layer.proj.weight.unflatten(1, (heads, -1))).flatten(1, 2)  # (B, T heads, D)
+    return torch.baddbmm(layer.proj.bias, looks.flatten(2), given)
 
 
 class TwoWayBlock(nn.Module):
@@ -74,26 +74,25 @@ class TwoWayBlock(nn.Module):
         self.mlp = MLP((width, mlp, width), act="relu")
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(4))
 
-    def ask(self, tokens: Tensor, image: Tensor, codes: Tensor, places: Tensor) -> Tensor:
-        """What the tokens (P, T, D) see in the image (1 or P, N, D): (P, T, D)."""
+    def ask(self, tokens: Tensor, image: Tensor, placed: Tensor, codes: Tensor) -> Tensor:
+        """What the tokens (P, T, D) see in the image (1 or P, N, D), with and without its positions: (P, T, D)."""
         if self.first:
             tokens = self.norms[0](self.among(tokens, tokens, tokens))
         else:
             coded = tokens + codes
             tokens = self.norms[0](tokens + self.among(coded, coded, tokens))
-        seen = at_image(self.to_image, tokens + codes, image, places)
-        tokens = self.norms[1](tokens + seen)
+        tokens = self.norms[1](tokens + at_image(self.to_image, tokens + codes, placed, image))
         return self.norms[2](tokens + self.mlp(tokens))
 
-    def answer(self, tokens: Tensor, image: Tensor, codes: Tensor, places: Tensor) -> Tensor:
+    def answer(self, tokens: Tensor, image: Tensor, placed: Tensor, codes: Tensor) -> Tensor:
         """What the image (1 or P, N, D) makes of the tokens (P, T, D): (P, N, D)."""
-        return self.norms[3](image + look_at_tokens(self.to_tokens, image + places, tokens + codes, tokens))
+        return self.norms[3](image + look_at_tokens(self.to_tokens, placed, tokens + codes, tokens))
 
 
-def at_image(layer: CrossAttention, tokens: Tensor, image: Tensor, places: Tensor) -> Tensor:
-    """Tokens look at an image, where it is placed; one image for many prompts is projected once."""
+def at_image(layer: CrossAttention, tokens: Tensor, placed: Tensor, image: Tensor) -> Tensor:
+    """Tokens look at an image; one image for many prompts is projected once."""
     look = layer if len(image) < len(tokens) else partial(look_at_image, layer)
-    return look(tokens, image + places, image)
+    return look(tokens, placed, image)
 
 
 class TwoWayTransformer(nn.Module):
@@ -106,14 +105,15 @@ class TwoWayTransformer(nn.Module):
 
     def begin(self, codes: Tensor, image: Tensor, places: Tensor) -> Tensor:
         """The first block's tokens (P, T, D), as long as the image (1 or P, N, D) may still be one for all."""
-        return self.blocks[0].ask(codes, image, codes, places) if len(self.blocks) else codes  # type: ignore[operator]
+        return self.blocks[0].ask(codes, image, image + places, codes) if len(self.blocks) else codes  # type: ignore[operator]
 
     def finish(self, tokens: Tensor, image: Tensor, codes: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
         """All the rest: tokens (P, T, D), image (P, N, D)."""
         for i, block in enumerate(self.blocks):
-            tokens = block.ask(tokens, image, codes, places) if i else tokens  # type: ignore[operator]
-            image = block.answer(tokens, image, codes, places)  # type: ignore[operator]
-        return self.norm(tokens + at_image(self.last, tokens + codes, image, places)), image
+            placed = image + places
+            tokens = block.ask(tokens, image, placed, codes) if i else tokens  # type: ignore[operator]
+            image = block.answer(tokens, image, placed, codes)  # type: ignore[operator]
+        return self.norm(tokens + at_image(self.last, tokens + codes, image + places, image)), image
 
 
 class MaskDecoder(nn.Module):
@@ -145,7 +145,7 @@ class MaskDecoder(nn.Module):
         """The masks `wanted`, each cell's 16 pixels together: (P, M, N * 16)."""
         image = F.gelu(self.up2(F.gelu(self.norm(self.up1(image)))))  # (P, N, 4, 4, D / 8)
         drawing = torch.stack([self.hyper[i](tokens[:, 1 + i]) for i in wanted], 1)  # (P, M, D / 8)
-        return drawing @ image.flatten(1, 3).transpose(1, 2)
+        return (image.flatten(1, 3) @ drawing.transpose(1, 2)).transpose(1, 2)
 
 
 def arithmetic(x: Tensor) -> torch.dtype:
