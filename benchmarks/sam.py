@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -391,4 +390,4 @@ def boxes_of(labels: np.ndarray) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
