@@ -61,7 +61,7 @@ MINI_VIT = {"image_size": (64, 64), "patch": 16, "width": 48, "depth": 3, "heads
 CASES = {
     "unet_2d": Case("unet", (512, 512), (64, 64), tiny={"widths": (4, 6, 8)}),
     "unet_3d": Case(
-        "unet", (96, 96, 96), (16, 16, 16), 1, 3, WIDTHS_3D, TINY_3D,
+        "unet", (96, 96, 96), (32, 32, 32), 1, 3, WIDTHS_3D, TINY_3D,
         ("BasicUNet", {**MONAI_3D, "features": (24, 48, 96, 160, 160, 24)}),
     ),
     "unetpp_2d": Case(

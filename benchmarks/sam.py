@@ -214,7 +214,7 @@ class Scripted:
         self.places = torch.from_numpy(random.uniform(0.05, 0.95, (DISCS, 2))).float() * self.size
         self.radii = torch.from_numpy(random.uniform(0.02, 0.08, DISCS)).float() * self.size
         self.trust = torch.from_numpy(random.uniform(0.8, 1.0, (DISCS, 3))).float()
-        self.steep = torch.from_numpy(random.uniform(0.05, 1.5, DISCS)).float() * 1024 / self.size
+        self.steep = torch.from_numpy(random.uniform(0.5, 8, DISCS)).float() * 1024 / self.size
 
     def modules(self) -> Any:
         return self.sam.modules()

@@ -49,7 +49,7 @@ def look_at_image(layer: CrossAttention, tokens: Tensor, keys: Tensor, values: T
     looks = keys @ (asked.flatten(1, 2) * q.shape[-1] ** -0.5).transpose(1, 2)  # (B, N, heads T): the image is never turned
     seen = (looks.transpose(1, 2).softmax(-1) @ values).unflatten(1, (layer.heads, -1))  # (B, heads, T, D)
     found = torch.einsum("bhtc,hdc->bthd", seen, layer.v.weight.unflatten(0, (layer.heads, -1))).flatten(2)
-    return layer.proj(found + layer.v.bias)
+    return layer.proj(found + layer.v.bias.to(found.dtype))
 
 
 def look_at_tokens(layer: CrossAttention, image: Tensor, keys: Tensor, values: Tensor) -> Tensor:
