@@ -362,6 +362,7 @@ def mini(options: argparse.Namespace) -> dict[str, Any]:
 
 def glancer(path: Path | None, bf16: bool) -> Any:
     """vesalius_mini with weights from a file, or random ones."""
+    from vesalius.models.blocks import fold_norms
     from vesalius.models.catalog import build
     from vesalius.pipeline.glancer import GlancePrompter
     from vesalius.pipeline.prompter import load_prompter
@@ -370,7 +371,7 @@ def glancer(path: Path | None, bf16: bool) -> Any:
         return load_prompter(path, precision="bf16" if bf16 else "fp32")
     torch.manual_seed(0)
     model: Any = build("vesalius_mini").eval().requires_grad_(False).to(memory_format=torch.channels_last)
-    model = keep_bf16(model) if bf16 else model
+    model = fold_norms(model).to(torch.bfloat16 if bf16 else torch.float32)  # as load_glancer does
     return GlancePrompter("vesalius_mini", model, "random", bf16=bf16)
 
 

@@ -115,7 +115,7 @@ class RelativeAttention(nn.Module):
         shape, qkv = (x.shape[1], x.shape[2]), self.qkv(x)
         q, k, v = qkv.chunk(3, -1)
         if window is None:
-            return self.proj(self.attend(*(t.flatten(1, 2) for t in (q, k, v)), shape).unflatten(1, shape))
+            return self.proj(self.attend(q.flatten(1, 2), k.flatten(1, 2), v.flatten(1, 2), shape).unflatten(1, shape))
         fillings = self.qkv.bias.to(qkv.dtype).chunk(3)  # of a token of zeros
         q, k, v = (windows(t, window, filling) for t, filling in zip((q, k, v), fillings, strict=True))
         whole = unwindows(self.attend(q, k, v, (window, window)), window, shape)
