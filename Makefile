@@ -34,7 +34,7 @@ check: setup
 	$(BIN)/python -m pytest tests/house
 
 bench: setup
-	@for each in benchmarks/*.py; do echo "== $$each"; $(BIN)/python $$each || exit 1; done
+	@for each in metrics inference augmentation sam models; do echo "== $$each"; $(BIN)/python benchmarks/$$each.py || exit 1; done
 
 docs: setup
 	$(BIN)/python -m typer vesalius.apps.cli utils docs --name vesalius --title "The command line" --output docs/cli.md

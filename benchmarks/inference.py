@@ -19,13 +19,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
+from measuring import apart, machine, memory, reset_peak
 
 NET = {
     "dims": 3,
@@ -65,9 +65,9 @@ def main() -> None:
             if given.only in (None, name):
                 result[name] = compare(case, Path(folder))
     if given.only in (None, "home"):
-        result["home"] = apart("home", {**cases["classes"], "small": given.small})
+        result["home"] = apart(__file__, "home", json.dumps({**cases["classes"], "small": given.small}))
     if given.only in (None, "agreement"):
-        result["agreement"] = apart("agreement", {"most": 2 if given.small else 12})
+        result["agreement"] = apart(__file__, "agreement", json.dumps({"most": 2 if given.small else 12}))
     text = json.dumps(result, indent=2)
     print(text)
     if given.out:
@@ -78,7 +78,7 @@ def compare(case: dict, folder: Path) -> dict:
     """MONAI's in fp32, ours in fp32 and as `auto` chooses: seconds, peak memory, and how far the masks agree."""
     found = {}
     for method in ("monai", "ours_fp32", "ours"):
-        found[method] = apart(method, {**case, "mask": str(folder / f"{method}.npy")})
+        found[method] = apart(__file__, method, json.dumps({**case, "mask": str(folder / f"{method}.npy")}))
         print(f"{method}: {found[method]}", file=sys.stderr)
     masks = {method: np.load(folder / f"{method}.npy") for method in found}
     return {
@@ -103,13 +103,6 @@ def alike(mask: np.ndarray, other: np.ndarray) -> float:
 def ratio(found: dict, ours: str, key: str) -> float:
     """How many times as much MONAI took."""
     return round(found["monai"][key] / found[ours][key], 2)
-
-
-def apart(method: str, case: dict) -> dict:
-    """One measurement in a process of its own."""
-    command = [sys.executable, str(Path(__file__).resolve()), "--measure", method, json.dumps(case)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=HERE.parent)
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 def measure(method: str, case: dict) -> dict:
@@ -249,33 +242,6 @@ def whole(array: np.ndarray):
     from vesalius.core.image import Grid, Image
 
     return Image(array, Grid(array.shape[1:], np.eye(4)))
-
-
-def reset_peak() -> int:
-    """Set the kernel's high-water mark back; bytes resident now."""
-    Path("/proc/self/clear_refs").write_text("5")
-    return memory("VmRSS")
-
-
-def memory(key: str) -> int:
-    """VmRSS or VmHWM of this process, bytes (Linux)."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * int(next(line for line in lines if line.startswith(key)).split()[1])
-
-
-def machine() -> dict:
-    """What it ran on."""
-    import os
-    import platform
-
-    import torch
-
-    from vesalius.pipeline.tiled import use_bf16
-
-    chosen = "bf16" if use_bf16("auto", torch.device("cpu")) else "fp32"
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    name = next((line.split(":")[1].strip() for line in lines if "model name" in line), platform.machine())
-    return {"processor": name, "cores": os.cpu_count(), "torch": torch.__version__, "auto": chosen}
 
 
 if __name__ == "__main__":

@@ -329,10 +329,15 @@ class LayerNorm2d(nn.Module):
         return F.layer_norm(x.movedim(1, -1), (x.shape[1],), self.weight, self.bias, self.eps).movedim(-1, 1)
 
 
-def windows(x: Tensor, size: int) -> Tensor:
-    """(B, H, W, D) -> (B * n, size * size, D): n windows an image, row by row; zeros fill the last ones."""
-    h, w, d = x.shape[1:]
-    x = F.pad(x, (0, 0, 0, -w % size, 0, -h % size))
+def windows(x: Tensor, size: int, filling: Tensor | None = None) -> Tensor:
+    """(B, H, W, D) -> (B * n, size * size, D): n windows an image, row by row; zeros, or `filling` (D,), fill the last ones."""
+    b, h, w, d = x.shape
+    if filling is None or not (h % size or w % size):
+        x = F.pad(x, (0, 0, 0, -w % size, 0, -h % size))
+    else:
+        full = filling.expand(b, h + -h % size, w + -w % size, d).clone()
+        full[:, :h, :w] = x
+        x = full
     x = x.unflatten(2, (-1, size)).unflatten(1, (-1, size))  # (B, rows, size, columns, size, D)
     return x.transpose(2, 3).reshape(-1, size * size, d)
 

@@ -18,6 +18,7 @@ from ..core.atomic import atomic
 from ..core.errors import WeightsError
 from . import catalog
 from .naming import Convert
+from .sam.upscaling import Spread
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +43,17 @@ class KeyReport:
         shapes = [f"{name} {have} instead of {want}" for name, have, want in self.misshapen]
         parts = [("not found", self.missing), ("not used", self.unused), ("of another shape", tuple(shapes))]
         return "; ".join(f"{len(names)} {what}: {_few(names)}" for what, names in parts if names) or "every key fits"
+
+
+def keep_bf16(model: nn.Module) -> nn.Module:
+    """The model with the weights of linear layers and convolutions in bfloat16, as autocast would make them at each call.
+
+    For inference under autocast: the same numbers, half the memory, and a small network no longer waits for its weights.
+    """
+    for part in model.modules():
+        if isinstance(part, nn.Linear | nn.Conv2d | nn.Conv3d | Spread):
+            part.to(torch.bfloat16)
+    return model
 
 
 def save(path: str | Path, model: nn.Module, metadata: dict[str, str], *, half: bool = False) -> Path:

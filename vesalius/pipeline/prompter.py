@@ -25,7 +25,7 @@ from ..models.checkpoints import CHECKPOINTS, MODEL_KEY, find, import_file, load
 from ..models.contract import Prompts, PromptSegmenter
 from ..models.sam.frame import Frame
 from ..models.sam.text import embed_text
-from ..models.weights import file_hash, read_metadata
+from ..models.weights import file_hash, keep_bf16, read_metadata
 from .embeddings import EmbeddingCache, key_of
 from .glancer import IN_THE_BOX, find_views, load_glancer, read_views
 from .looks import Asked, Look, Proposals, Taps, taps_of
@@ -200,6 +200,7 @@ def load_prompter(
         model, frame = load_checkpoint(named)
     embed = None if text_encoder is None else partial(_words, folder=text_encoder)
     settled: Any = model.requires_grad_(False).to(place)
+    settled = keep_bf16(settled) if bf16 else settled
     return FramePrompter(name, settled, frame, file_hash(path), place, bf16, PERCENTILES, embed, _refines(name, path))
 
 

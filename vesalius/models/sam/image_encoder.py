@@ -6,9 +6,10 @@
 
     attention   softmax(q k^T / sqrt(d) + q . R[dy] + q . C[dx]) v          tables R, C of 2 S - 1 rows; q is not scaled there
 
-Windows are filled up with zeros after the norm, and the filling takes part in the attention, as in the original. The relative
-term never makes an (N x N) table for all heads at once: either it is folded into the product, q' = [q / sqrt(d), R q, C q] and
-k' = [k, one-hot row, one-hot column], or it is a mask, one head at a time. `folds` says which, and why.
+Windows are filled up with zeros after the norm, and the filling takes part in the attention, as in the original; its q, k and v
+are the bias alone, so nothing is computed for it. No (N x N) table is ever made for all heads at once: either the relative term
+is folded into the product, q' = [q / sqrt(d), R q, C q] and k' = [k, one-hot row, one-hot column], or a few scores at a time are
+made with it already in them, and are used while they are in the cache. `folds` says which, and why.
 
 Paper    Kirillov et al. 2023, arXiv:2304.02643, section 3; Li et al. 2022 (ViTDet), arXiv:2203.16527, section 3 and appendix A.1
 Shapes   image (B, 3, H, W) -> (B, 256, H / patch, W / patch)
@@ -27,6 +28,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..blocks import MLP, LayerNorm2d, PatchEmbed, resize_positions, unwindows, windows
+
+SCORES = 1 << 20  # made at once, for each thread
+SHORT = 32  # adding along rows shorter than this is slower than a product with one-hot vectors
 
 
 @dataclass(frozen=True)
@@ -100,13 +104,7 @@ class Block(nn.Module):
         self.mlp = MLP((config.width, int(config.width * config.mlp_ratio), config.width))
 
     def forward(self, x: Tensor) -> Tensor:
-        shape, side = (x.shape[1], x.shape[2]), self.window
-        y = self.norm1(x)
-        if side is None:
-            y = self.attention(y.flatten(1, 2), shape).unflatten(1, shape)
-        else:
-            y = unwindows(self.attention(windows(y, side), (side, side)), side, shape)
-        x = x + y
+        x = x + self.attention(self.norm1(x), self.window)
         return x + self.mlp(self.norm2(x))
 
 
@@ -119,15 +117,25 @@ class RelativeAttention(nn.Module):
         self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.rows, self.columns = (nn.Parameter(torch.zeros(2 * side - 1, width // heads)) for _ in range(2))
 
-    def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
-        """(B, h * w, D), row by row, `size` = (h, w) -> the same."""
-        qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1))
-        q, k, v = qkv.movedim(2, 0).transpose(2, 3)  # each (B, heads, N, d)
-        grid = q.unflatten(2, size)  # (B, heads, h, w, d)
+    def forward(self, x: Tensor, window: int | None) -> Tensor:
+        """(B, h, w, D) -> the same; within windows of `window` tokens a side, or all over the grid."""
+        shape, qkv = (x.shape[1], x.shape[2]), self.qkv(x)
+        q, k, v = qkv.chunk(3, -1)
+        if window is None:
+            return self.proj(self.attend(q.flatten(1, 2), k.flatten(1, 2), v.flatten(1, 2), shape).unflatten(1, shape))
+        fillings = self.qkv.bias.to(qkv.dtype).chunk(3)  # of a token of zeros
+        q, k, v = (windows(t, window, filling) for t, filling in zip((q, k, v), fillings, strict=True))
+        whole = unwindows(self.attend(q, k, v, (window, window)), window, shape)
+        return self.proj(whole.contiguous())  # on a map whose filling is cut off, the product takes four times as long
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, size: tuple[int, int]) -> Tensor:
+        """Each (B, h * w, D), row by row, `size` = (h, w) -> (B, h * w, D)."""
+        q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2).contiguous() for t in (q, k, v))
+        grid = q.unflatten(2, size)  # of (B, heads, N, d), which products want contiguous: (B, heads, h, w, d)
         rows = torch.einsum("bnhwd,hkd->bnhwk", grid, offsets(self.rows, size[0]).to(q.dtype)).flatten(2, 3)
         columns = torch.einsum("bnhwd,wkd->bnhwk", grid, offsets(self.columns, size[1]).to(q.dtype)).flatten(2, 3)
-        attend = attend_folded if folds(q) else attend_by_head
-        return self.proj(attend(q, k, v, rows, columns).transpose(1, 2).flatten(2))
+        attend = attend_folded if folds(q) else attend_in_parts
+        return attend(q, k, v, rows, columns).transpose(1, 2).flatten(2)
 
 
 def offsets(table: Tensor, side: int) -> Tensor:
@@ -141,8 +149,9 @@ def offsets(table: Tensor, side: int) -> Tensor:
 def folds(q: Tensor) -> bool:
     """Whether to fold the relative term into the product.
 
-    Measured, one global block of ViT-B (4,096 tokens, 12 heads), seconds of one process: in bf16 with AMX folded 0.12, mask 0.21;
-    with AVX-512 only folded 1.77, mask by heads 0.98 (fp32: 1.84 and 1.10), since the longer product costs more than the mask.
+    Measured, one global block of ViT-B (4,096 tokens, 12 heads), seconds of one process. In bf16 with AMX: folded 0.12, a mask
+    for scaled_dot_product_attention 0.21. With AVX-512 only: folded 1.77, mask 1.08 (0.75 even without one), in parts 0.53; in
+    fp32 1.84, 1.10 and 1.02, since the longer product costs more than the additions.
     """
     if not q.is_cpu:
         return True  # no N x N mask in the card's memory
@@ -153,22 +162,35 @@ def folds(q: Tensor) -> bool:
 def attend_folded(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """One product does it all: q, k, v (B, heads, N, d), rows (B, heads, N, h), columns (B, heads, N, w) -> (B, heads, N, d)."""
     d, h, w = q.shape[-1], rows.shape[-1], columns.shape[-1]
-    row = torch.eye(h, dtype=q.dtype, device=q.device).repeat_interleave(w, 0)
-    column = torch.eye(w, dtype=q.dtype, device=q.device).repeat(h, 1)
-    places = torch.cat((row, column), 1).expand(*k.shape[:2], -1, -1)
+    places = one_hot(h, w, q).expand(*k.shape[:2], -1, -1)
     q, k = torch.cat((q * d**-0.5, rows, columns), -1), torch.cat((k, places), -1)
     # The quick kernels want v as wide as q and k.
     return F.scaled_dot_product_attention(q, k, F.pad(v, (0, h + w)), scale=1.0)[..., :d]
 
 
-def attend_by_head(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """The same with a mask (B, 1, N, N), one head after another where it is large."""
-    if q.shape[2] > 1024:
-        parts = zip(*(t.split(1, dim=1) for t in (q, k, v, rows, columns)), strict=True)
-        return torch.cat([_attend_masked(*part) for part in parts], 1)
-    return _attend_masked(q, k, v, rows, columns)
+def attend_in_parts(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """The same by plain products, SCORES at a time: several heads (and windows), or some queries of one head."""
+    shape, n = q.shape, q.shape[2]
+    each = max(1, SCORES * torch.get_num_threads() // n)  # queries
+    heads = [t.flatten(0, 1).split(max(1, each // n)) for t in (q, k, v, rows, columns)]
+    found = []
+    for q, k, v, rows, columns in zip(*heads, strict=True):
+        asking = zip(*(t.split(each, 1) for t in (q, rows, columns)), strict=True)
+        found.append(torch.cat([_attend_biased(q, k, v, rows, columns) for q, rows, columns in asking], 1))
+    return torch.cat(found).view(shape)
 
 
-def _attend_masked(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    mask = (rows[..., :, None] + columns[..., None, :]).flatten(-2)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+def _attend_biased(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """q (b, n, d), k and v (b, N, d), rows (b, n, h), columns (b, n, w), h w = N -> (b, n, d)."""
+    h, w = rows.shape[-1], columns.shape[-1]
+    if w < SHORT:
+        bias = torch.cat((rows, columns), -1) @ one_hot(h, w, q).T
+    else:
+        bias = (rows[..., :, None] + columns[..., None, :]).flatten(-2)
+    return torch.baddbmm(bias, q, k.transpose(1, 2), alpha=q.shape[-1] ** -0.5).softmax(-1) @ v
+
+
+def one_hot(h: int, w: int, like: Tensor) -> Tensor:
+    """(h * w, h + w): which row and which column each place of a grid has."""
+    row, column = (torch.eye(n, dtype=like.dtype, device=like.device) for n in (h, w))
+    return torch.cat((row.repeat_interleave(w, 0), column.repeat(h, 1)), 1)

@@ -10,13 +10,17 @@ after the masks' and corrects what they draw.
 
 Paper    Kirillov et al. 2023, arXiv:2304.02643, section 3 and appendix A, fig. 14
 Shapes   features (1 or P, D, h, w), tokens (P, T, D) -> logits (P, M, 4 h, 4 w), quality (P, M)
-Differs  what all prompts share is computed once (keys and values of the first look at the image); the transposed convolutions,
-         with kernel = stride, are linear layers on tokens, and pixels are put in order at the very end, in the M masks alone;
-         only the masks asked for are drawn
+Differs  what all prompts share is computed once (keys and values of the first look at the image); where a prompt has an image of
+         its own, it is not projected: with few tokens it is quicker to bring their queries, keys and values to the image's
+         channels, (W_q t) . (W_k x) = (W_k^T W_q t) . x; prompts go one after the other, so that their images stay in the cache;
+         the transposed convolutions, with kernel = stride, are linear layers on tokens, and pixels are put in order at the very
+         end, in the M masks alone; only the masks asked for are drawn
 Parity   tests/parity/compare_sam.py, tests/parity/test_transformers_sam.py
 """
 
 from __future__ import annotations
+
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +31,27 @@ from .hq import HQ
 from .upscaling import Upscale, in_order
 
 MASKS = 4  # one for a prompt that says enough, three for one that does not
+
+
+def look_at_image(layer: CrossAttention, tokens: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """layer(tokens, keys, values) for few tokens (B, T, D) and an image (B, N, D) of their own: 2 T heads / D of the work."""
+    q = layer.q(tokens).unflatten(-1, (layer.heads, -1))  # (B, T, heads, d)
+    asked = torch.einsum("bthd,hdc->bhtc", q, layer.k.weight.unflatten(0, (layer.heads, -1)))  # k's bias moves no softmax
+    looks = keys @ (asked.flatten(1, 2) * q.shape[-1] ** -0.5).transpose(1, 2)  # (B, N, heads T): the image is never turned
+    seen = (looks.transpose(1, 2).softmax(-1) @ values).unflatten(1, (layer.heads, -1))  # (B, heads, T, D)
+    found = torch.einsum("bhtc,hdc->bthd", seen, layer.v.weight.unflatten(0, (layer.heads, -1))).flatten(2)
+    return layer.proj(found + layer.v.bias.to(found.dtype))
+
+
+def look_at_tokens(layer: CrossAttention, image: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """layer(image, keys, values) for an image (1 or B, N, D) and few tokens (B, T, D): (B, N, D)."""
+    k, v = (part(t).unflatten(-1, (layer.heads, -1)) for part, t in ((layer.k, keys), (layer.v, values)))  # (B, T, heads, d)
+    k, (t, heads) = k * k.shape[-1] ** -0.5, k.shape[1:3]
+    wanted = torch.einsum("bthd,hdc->bcth", k, layer.q.weight.unflatten(0, (heads, -1))).flatten(2)  # (B, D, T heads)
+    level = torch.einsum("bthd,hd->bth", k, layer.q.bias.unflatten(0, (heads, -1))).flatten(1)[:, None]
+    looks = torch.baddbmm(level, image.expand(len(k), -1, -1), wanted).unflatten(2, (t, heads)).softmax(2)  # (B, N, T, heads)
+    given = torch.einsum("bthd,chd->bthc", v, layer.proj.weight.unflatten(1, (heads, -1))).flatten(1, 2)  # (B, T heads, D)
+    return torch.baddbmm(layer.proj.bias, looks.flatten(2), given)
 
 
 class TwoWayBlock(nn.Module):
@@ -40,32 +65,46 @@ class TwoWayBlock(nn.Module):
         self.mlp = MLP((width, mlp, width), act="relu")
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(4))
 
-    def forward(self, tokens: Tensor, image: Tensor, codes: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+    def ask(self, tokens: Tensor, image: Tensor, placed: Tensor, codes: Tensor) -> Tensor:
+        """What the tokens (P, T, D) see in the image (1 or P, N, D), with and without its positions: (P, T, D)."""
         if self.first:
             tokens = self.norms[0](self.among(tokens, tokens, tokens))
         else:
             coded = tokens + codes
             tokens = self.norms[0](tokens + self.among(coded, coded, tokens))
-        placed = image + places
-        tokens = self.norms[1](tokens + self.to_image(tokens + codes, placed, image))
-        tokens = self.norms[2](tokens + self.mlp(tokens))
-        image = self.norms[3](image + self.to_tokens(placed, tokens + codes, tokens))
-        return tokens, image
+        tokens = self.norms[1](tokens + at_image(self.to_image, tokens + codes, placed, image))
+        return self.norms[2](tokens + self.mlp(tokens))
+
+    def answer(self, tokens: Tensor, image: Tensor, placed: Tensor, codes: Tensor) -> Tensor:
+        """What the image (1 or P, N, D) makes of the tokens (P, T, D): (P, N, D)."""
+        return self.norms[3](image + look_at_tokens(self.to_tokens, placed, tokens + codes, tokens))
+
+
+def at_image(layer: CrossAttention, tokens: Tensor, placed: Tensor, image: Tensor) -> Tensor:
+    """Tokens look at an image; one image for many prompts is projected once."""
+    look = layer if len(image) < len(tokens) else partial(look_at_image, layer)
+    return look(tokens, placed, image)
 
 
 class TwoWayTransformer(nn.Module):
-    """Blocks and a last look at the image: tokens (P, T, D), image (1 or P, N, D) -> both (P, ...)."""
+    """Blocks and a last look at the image: first `begin` with all prompts, then `finish` with some of them."""
 
     def __init__(self, width: int, heads: int, mlp: int, depth: int):
         super().__init__()
         self.blocks = nn.ModuleList(TwoWayBlock(width, heads, mlp, first=i == 0) for i in range(depth))
         self.last, self.norm = CrossAttention(width, heads, width // 2), nn.LayerNorm(width)
 
-    def forward(self, tokens: Tensor, image: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
-        codes = tokens
-        for block in self.blocks:
-            tokens, image = block(tokens, image, codes, places)
-        return self.norm(tokens + self.last(tokens + codes, image + places, image)), image
+    def begin(self, codes: Tensor, image: Tensor, places: Tensor) -> Tensor:
+        """The first block's tokens (P, T, D), as long as the image (1 or P, N, D) may still be one for all."""
+        return self.blocks[0].ask(codes, image, image + places, codes) if len(self.blocks) else codes  # type: ignore[operator]
+
+    def finish(self, tokens: Tensor, image: Tensor, codes: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+        """All the rest: tokens (P, T, D), image (P, N, D)."""
+        for i, block in enumerate(self.blocks):
+            placed = image + places
+            tokens = block.ask(tokens, image, placed, codes) if i else tokens  # type: ignore[operator]
+            image = block.answer(tokens, image, placed, codes)  # type: ignore[operator]
+        return self.norm(tokens + at_image(self.last, tokens + codes, image + places, image)), image
 
 
 class MaskDecoder(nn.Module):
@@ -86,13 +125,26 @@ class MaskDecoder(nn.Module):
         """features (1 or P, D, h, w), of SAM-HQ (.., 3 D, ..) with the fine ones behind; places (1, h * w, D), prompts (P, T, D),
         dense as the prompt encoder gives it."""
         grid, width = (features.shape[2], features.shape[3]), self.tokens.shape[1]
-        image = tokens_of(features[:, :width] + dense)
-        tokens = torch.cat((self.tokens.expand(len(prompts), -1, -1), prompts), 1)
-        tokens, image = self.transformer(tokens, image, places)
+        image = tokens_of(features[:, :width] + dense).to(arithmetic(features)).contiguous()
+        codes, places = torch.cat((self.tokens.expand(len(prompts), -1, -1), prompts), 1), places.to(image.dtype)
+        tokens, wanted = self.transformer.begin(codes, image, places), range(1, MASKS) if multimask else range(1)
+        step, found = 1 if image.is_cpu else len(tokens), list[tuple[Tensor, Tensor]]()
+        parts = (tokens, codes, image, features[:, width:].flatten(2))
+        for own, code, map_, fine in zip(*(t.expand(len(tokens), -1, -1).split(step) for t in parts), strict=True):
+            own, map_ = self.transformer.finish(own, map_, code, places)
+            found.append((own[:, 0], self.draw(own, map_, fine.unflatten(2, grid), wanted)))
+        quality = self.quality(torch.cat([own for own, _ in found]))
+        return torch.cat([drawn for _, drawn in found]), quality[:, wanted.start : wanted.stop]
+
+    def draw(self, tokens: Tensor, image: Tensor, fine: Tensor, wanted: range) -> Tensor:
+        """The masks `wanted` (P, M, 4 h, 4 w); fine (P, 2 D, h, w), of SAM-HQ alone."""
         image = F.gelu(self.upscale(image)).flatten(1, 3)  # (P, N * 16, D / 8)
-        wanted = range(1, MASKS) if multimask else range(1)
         drawing = torch.stack([self.hyper[i](tokens[:, 1 + i]) for i in wanted], 1)  # (P, M, D / 8)
-        logits = in_order(drawing @ image.transpose(1, 2), grid)
-        if self.hq is not None:
-            logits = logits + self.hq(tokens[:, 1 + MASKS], image, features[:, width:])
-        return logits, self.quality(tokens[:, 0])[:, wanted.start : wanted.stop]
+        logits = in_order((image @ drawing.transpose(1, 2)).transpose(1, 2), (fine.shape[2], fine.shape[3]))
+        return logits if self.hq is None else logits + self.hq(tokens[:, 1 + MASKS], image, fine)
+
+
+def arithmetic(x: Tensor) -> torch.dtype:
+    """What products of x are computed in: bfloat16 where autocast says so."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if kind != "meta" and torch.is_autocast_enabled(kind) else x.dtype

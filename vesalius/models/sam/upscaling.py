@@ -19,7 +19,7 @@ class Spread(nn.Module):
         nn.init.kaiming_uniform_(self.weight, a=5**0.5)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight).unflatten(-1, (4, -1)) + self.bias
+        return F.linear(x, self.weight, self.bias.repeat(4)).unflatten(-1, (4, -1))
 
 
 class Upscale(nn.Module):

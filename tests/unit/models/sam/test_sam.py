@@ -8,7 +8,7 @@ import torch
 
 from vesalius.models.contract import Prompts
 from vesalius.models.sam import image_encoder
-from vesalius.models.sam.image_encoder import RelativeAttention, attend_by_head, attend_folded, offsets
+from vesalius.models.sam.image_encoder import RelativeAttention, attend_folded, attend_in_parts, offsets
 from vesalius.models.sam.prompt_encoder import PromptEncoder
 from vesalius.models.sam.sam import PRESETS, SAM
 from vesalius.models.sam.tiny_encoder import distances
@@ -34,8 +34,8 @@ def test_relative_positions_are_what_the_equation_says() -> None:
     layer = RelativeAttention(width, heads, 4)
     torch.nn.init.normal_(layer.rows)
     torch.nn.init.normal_(layer.columns)
-    x = torch.randn(1, 12, width)
-    q, k, v = layer.qkv(x).unflatten(-1, (3, heads, -1)).movedim(2, 0).transpose(2, 3)
+    x = torch.randn(1, *size, width)
+    q, k, v = layer.qkv(x.flatten(1, 2)).unflatten(-1, (3, heads, -1)).movedim(2, 0).transpose(2, 3)
     rows, columns = offsets(layer.rows, 3), offsets(layer.columns, 4)
     scores = q @ k.transpose(-1, -2) / 2  # sqrt(4)
     for i in range(12):
@@ -43,17 +43,27 @@ def test_relative_positions_are_what_the_equation_says() -> None:
             relative = rows[i // 4, j // 4] + columns[i % 4, j % 4]
             scores[..., i, j] += (q[:, :, i] * relative).sum(-1)
     wanted = layer.proj((scores.softmax(-1) @ v).transpose(1, 2).flatten(2))
-    torch.testing.assert_close(layer(x, size), wanted, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(layer(x, None)[0].flatten(0, 1), wanted[0], atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("size", [(5, 7), (33, 32)], ids=["small", "head by head"])
-def test_folded_and_masked_attention_agree(size: tuple[int, int]) -> None:
+@pytest.mark.parametrize("at_once", [3 * 35 * 35, 10 * 35], ids=["three heads at a time", "ten queries at a time"])
+@pytest.mark.parametrize("size", [(5, 7), (1, 35)], ids=["short rows", "long rows"])
+def test_folded_attention_and_that_in_parts_agree(size: tuple[int, int], at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
-    n = size[0] * size[1]
-    q, k, v = torch.randn(3, 1, 2, n, 8)
-    rows, columns = torch.randn(1, 2, n, size[0]), torch.randn(1, 2, n, size[1])
-    folded, masked = attend_folded(q, k, v, rows, columns), attend_by_head(q, k, v, rows, columns)
-    torch.testing.assert_close(folded, masked, atol=1e-4, rtol=1e-4)
+    monkeypatch.setattr(image_encoder, "SCORES", at_once)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    q, k, v = torch.randn(3, 2, 4, 35, 8)
+    rows, columns = torch.randn(2, 4, 35, size[0]), torch.randn(2, 4, 35, size[1])
+    folded, parts = attend_folded(q, k, v, rows, columns), attend_in_parts(q, k, v, rows, columns)
+    torch.testing.assert_close(folded, parts, atol=1e-4, rtol=1e-4)
+
+
+def test_what_fills_a_window_up_is_a_token_of_zeros() -> None:
+    torch.manual_seed(0)
+    layer = RelativeAttention(8, 2, 3)
+    x = torch.randn(2, 4, 5, 8)
+    filled = torch.nn.functional.pad(x, (0, 0, 0, 1, 0, 2))
+    torch.testing.assert_close(layer(x, 3), layer(filled, 3)[:, :4, :5])
 
 
 def test_the_whole_encoder_is_the_same_in_both_forms(monkeypatch: pytest.MonkeyPatch) -> None:
