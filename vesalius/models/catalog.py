@@ -41,7 +41,7 @@ class Entry:
     official  from the config of a reference file to our config and the conversion of its state dict
     infer     from an official state dict to the config that `official` takes, where the shapes say it
     derive    from the Needs of a run to fields of the config; None: only in_channels, classes and dims follow from the data
-    unused    parameters that the original carries and never uses
+    unused    parameters that the original carries and never uses, or that change nothing where prompts have images of their own
     head      names that the parameters of its head begin with: those that no pretrained backbone fills
     """
 
@@ -238,6 +238,9 @@ CATALOG: dict[str, Entry] = {
         recipe="none yet",
         weights="`vesalius models download`: sam_vit_b, _l, _h, sam_hq_vit_b, _l, _h, mobile_sam, medsam (Apache-2.0)",
         official=sam_official.official,
+        unused=tuple(  # one value added to every score of a query
+            f"mask_decoder.transformer.{part}.k.bias" for part in ("blocks.0.to_image", "blocks.1.to_image", "last")
+        ),
         kind="prompts",
     ),
     "vesalius_mini": Entry(
