@@ -1,6 +1,6 @@
 """The sibling of `vesalius_mini` for volumes: a cubic view around what was said, and what is known about it, to a mask.
 
-    view (1, S, S, S) folded to stride 2, beside maps of the hints --strides 2, 4, 8 and up again--> logits (1, S, S, S), their IoU
+    view (1, S, S, S), folded to stride 2, and maps of the hints --strides 2, 4, 8, and up again--> logits (1, S, S, S), their IoU
 
     logits = network(view, maps) + prior        prior: the earlier mask, or else 6 (1 - r), r = 1 on the ellipsoid in the box
 
@@ -144,7 +144,8 @@ def draw(hints: Hints, size: tuple[int, ...]) -> Tensor:
     given = boxed(hints.boxes)[:, None, None, None]
     inside = distance_inside(hints.boxes, size, FOLD)
     profile = (1 - radius(hints.boxes, size, FOLD)).clamp(min=-1)
-    maps[:, :4] = torch.stack([(inside / NEAR).tanh(), (inside / FAR).tanh(), profile, torch.ones_like(profile)], 1) * given[:, None]
+    drawn = torch.stack([(inside / NEAR).tanh(), (inside / FAR).tanh(), profile, torch.ones_like(profile)], 1)
+    maps[:, :4] = drawn * given[:, None]
     z, y, x = cells(size, FOLD, device)
     pz, py, px = hints.points.float()[..., None, None, None].unbind(2)  # (P, N, 1, 1, 1)
     apart = ((z - pz) ** 2 + (y - py) ** 2 + (x - px) ** 2).sqrt()

@@ -1,6 +1,7 @@
 """The sibling of `vesalius_mini` for volumes at work: it looks at a cube around what was said, and again around what it found.
 
     a box              one cube around it
+    an earlier mask    one cube around it
     sections           masks on slices along one axis: a cube around them, then one around what was found
     points alone       a ladder of cubes, from the whole volume down by halves; the most trusted answer, then a cube around it
 
@@ -21,12 +22,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core.errors import InputError
+from ..core.errors import InputError, WeightsError
 from ..models.catalog import build, make_config
 from ..models.solid import Hints, Solid
 from ..models.weights import file_hash, load_into, load_state, read_metadata
-from .cubes import Cube, around, carry, inside, normalised, put, take
-from .hints import known_layers, shaped, signed_distance
+from .cubes import Cube, around, carry, inside, normalised, take
+from .hints import CERTAIN, known_layers, shaped, signed_distance
 
 SIBLINGS = {"vesalius_mini": "vesalius_mini_3d"}  # who goes through volumes for a model that sees slices
 CUBES_KEY = "vesalius_cubes"  # of a weights file's metadata: JSON with name, model, config, views, sources
@@ -51,13 +52,14 @@ class CubeOptions:
 @dataclass(frozen=True, eq=False)
 class Told:
     """All that was said about one object: box `low`, `high` (3,), points (N, 3) with labels 1 or 0, masks (H, W) boolean of
-    slices along `axis` by their index."""
+    slices along `axis` by their index, an earlier mask (Z, Y, X) boolean."""
 
     box: tuple[np.ndarray, np.ndarray] | None = None
     points: np.ndarray = field(default_factory=lambda: np.zeros((0, 3)))
     labels: np.ndarray = field(default_factory=lambda: np.zeros(0, int))
     axis: int = 0
     sections: Mapping[int, np.ndarray] = field(default_factory=dict)
+    mask: np.ndarray | None = None
 
 
 class Found(NamedTuple):
@@ -80,9 +82,15 @@ class SolidPrompter:
     bf16: bool = False
 
     def find(self, volume: np.ndarray, voxel: np.ndarray, told: Told) -> Found:
-        """The object in a volume (Z, Y, X) uint8 whose voxels have the sides `voxel`. Raises InputError where nothing says where it is."""
+        """The object in a volume (Z, Y, X) uint8 whose voxels have the sides `voxel`.
+
+        Raises InputError where nothing says where it is.
+        """
         sections = {index: mask for index, mask in told.sections.items() if mask.any()}
         told = replace(told, sections=sections)
+        if told.mask is not None and told.mask.any():
+            cube = around(*joined(told.box or bounds(told.mask), told), voxel, self.options.spread)
+            return self.look(volume, told, cube, 2 * CERTAIN * take(told.mask, cube, self.model.frame_size) - CERTAIN)
         if told.box is not None:
             return self.look(volume, told, around(*told.box, voxel, self.options.spread))
         if sections:
@@ -186,11 +194,16 @@ def extent_of(told: Told) -> tuple[np.ndarray, np.ndarray]:
     low, high = np.full(3, np.inf), np.full(3, -np.inf)
     others = [axis for axis in range(3) if axis != told.axis]
     for index, mask in told.sections.items():
+        first, last = bounds(mask)
         low[told.axis], high[told.axis] = min(low[told.axis], index), max(high[told.axis], index + 1)
-        for i, axis in enumerate(others):
-            places = np.flatnonzero(mask.any(1 - i))
-            low[axis], high[axis] = min(low[axis], places[0]), max(high[axis], places[-1] + 1)
+        low[others], high[others] = np.minimum(low[others], first), np.maximum(high[others], last)
     return low, high
+
+
+def bounds(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The box around a mask that is not empty."""
+    places = [np.flatnonzero(mask.any(tuple(i for i in range(mask.ndim) if i != axis))) for axis in range(mask.ndim)]
+    return np.array([each[0] for each in places], float), np.array([each[-1] + 1 for each in places], float)
 
 
 def joined(box: tuple[np.ndarray, np.ndarray], told: Told) -> tuple[np.ndarray, np.ndarray]:
@@ -206,11 +219,11 @@ def joined(box: tuple[np.ndarray, np.ndarray], told: Told) -> tuple[np.ndarray, 
 
 def box_of(found: Found) -> tuple[np.ndarray, np.ndarray] | None:
     """The box around what is above 0; None where nothing is."""
-    places = np.argwhere(found.logits.numpy() > 0)
-    if not len(places):
+    mask, size = found.logits.numpy() > 0, len(found.logits)
+    if not mask.any():
         return None
-    size = len(found.logits)
-    return found.cube.voxels(places.min(0), size), found.cube.voxels(places.max(0) + 1, size)
+    low, high = bounds(mask)
+    return found.cube.voxels(low, size), found.cube.voxels(high, size)
 
 
 def touches(found: Found, shape: tuple[int, ...]) -> bool:
@@ -224,12 +237,12 @@ def touches(found: Found, shape: tuple[int, ...]) -> bool:
     return bool(cut.any())
 
 
-def find_sibling(name: str) -> Path | None:
-    """The weights in the package that go through volumes for the model `name`; None where there are none."""
+def sibling_of(name: str, device: torch.device | None = None, bf16: bool = False) -> SolidPrompter | None:
+    """Who goes through volumes for the model `name`; None where nobody does, or its weights are not in this installation."""
     if name not in SIBLINGS:
         return None
     path = Path(str(files("vesalius") / "weights" / f"{SIBLINGS[name]}.safetensors"))
-    return path if path.is_file() else None
+    return load_solid(path, device, bf16) if path.is_file() else None
 
 
 def read_cubes(path: Path) -> dict[str, Any] | None:
@@ -240,9 +253,13 @@ def read_cubes(path: Path) -> dict[str, Any] | None:
     return json.loads(metadata[CUBES_KEY]) if CUBES_KEY in metadata else None
 
 
-def load_solid(path: Path, entry: dict[str, Any], device: torch.device, bf16: bool) -> SolidPrompter:
-    """The model in a file, as its entry says. Raises WeightsError where they do not fit."""
+def load_solid(path: Path, device: torch.device | None = None, bf16: bool = False) -> SolidPrompter:
+    """The model in a weights file. Raises WeightsError where it is none for volumes, or its tensors do not fit."""
+    entry, place = read_cubes(path), device or torch.device("cpu")
+    if entry is None:
+        fix = f"give weights of vesalius train DATA -o RUN --model {next(iter(SIBLINGS.values()))}"
+        raise WeightsError("these weights do not go through volumes", file=path, fix=fix)
     model: Any = build(entry["model"], entry["config"])
     load_into(model, load_state(path)[0], file=path)
-    settled = model.eval().requires_grad_(False).to(device).to(memory_format=torch.channels_last_3d)
-    return SolidPrompter(entry["name"], settled, file_hash(path), make_config(CubeOptions, entry["views"]), device, bf16)
+    settled = model.eval().requires_grad_(False).to(place).to(memory_format=torch.channels_last_3d)
+    return SolidPrompter(entry["name"], settled, file_hash(path), make_config(CubeOptions, entry["views"]), place, bf16)

@@ -33,7 +33,8 @@ class Part:
 
 @dataclass(frozen=True, eq=False)
 class Body:
-    """A volume: grey values (Z, Y, X) uint8 as a model in use sees them, object numbers (Z, Y, X), the objects, a voxel's sides."""
+    """A volume: grey values (Z, Y, X) uint8 as a model in use sees them, object numbers (Z, Y, X), the objects, a voxel's sides
+    (3,)."""
 
     source: str
     name: str

@@ -1,4 +1,4 @@
-"""Kept-back volumes, looked at as in use: `dice` from one tight box, the `ellipsoid` in it beside, from one section, and from five.
+"""Kept-back volumes, looked at as in use: `dice` from one tight box, the `ellipsoid` in it beside; from one section, from five.
 
 Sections are the true masks of slices here: what a picture model makes of them is benchmarks/mini_volumes.py's to measure.
 """

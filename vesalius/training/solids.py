@@ -1,12 +1,12 @@
 """Exercises in three dimensions: a cubic view with an object, and what is said about it. Exercise n depends on (seed, n) alone.
 
-    {'image' (1, S, S, S) normalised, 'target' (1, S, S, S) share of the object, 'box' (6,), 'points' (N, 3), 'labels' (N,),
-     'known' (1, S, S, S), 'earlier' (1, S, S, S) logits}
+{'image' (1, S, S, S) normalised, 'target' (1, S, S, S) share of the object, 'box' (6,), 'points' (N, 3), 'labels' (N,),
+ 'known' (1, S, S, S), 'earlier' (1, S, S, S) logits}
 
-    a box       around the object, now and then with an earlier mask and a click where that is wrong
-    sections    on one to five slices, outlined as well as a picture model outlines them; the view lies around the sections (a
-                first look), or around the object, then with a shape that is nearly right (a second look)
-    clicks      at any scale
+a box       around the object, now and then with an earlier mask and a click where that is wrong
+sections    on one to five slices, outlined as well as a picture model outlines them; the view lies around the sections (a
+            first look), or around the object, then with a shape that is nearly right (a second look)
+clicks      at any scale
 """
 
 from __future__ import annotations
