@@ -164,7 +164,7 @@ def test_options_about_slices_go_from_slice_to_slice_and_so_do_frames_and_models
     assert one.propagate(least_iou=0.1).any() and one.propagate(PropagateOptions()).any()
     with pytest.raises(AttributeError):
         one.propagate()
-    frames = Image(image.array, Grid(image.grid.shape, None, dims=3), Source(Path("video"), "frames", "video"))
+    frames = Image(image.array, Grid(image.grid.shape, None, dims=3), source=Source(Path("video"), "frames", "video"))
     assert Session(frames, FloodPrompter(), cache=False, sibling=refuse).sibling is None
     assert Session(image, FloodPrompter(), cache=False).sibling is None
     assert Session(image, FloodPrompter(), cache=False, sibling=False).sibling is None
