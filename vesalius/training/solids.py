@@ -1,12 +1,15 @@
 """Exercises in three dimensions: a cubic view with an object, and what is said about it. Exercise n depends on (seed, n) alone.
 
-{'image' (1, S, S, S) normalised, 'target' (1, S, S, S) share of the object, 'box' (6,), 'points' (N, 3), 'labels' (N,),
- 'known' (1, S, S, S), 'earlier' (1, S, S, S) logits}
+    {'image' (1, S, S, S) normalised, 'target' (1, S, S, S) share of the object, 'box' (6,), 'points' (N, 3), 'labels' (N,),
+     'known' (1, S, S, S), 'earlier' (1, S, S, S) logits}
 
-a box       around the object, now and then with an earlier mask and a click where that is wrong
-sections    on one to five slices, outlined as well as a picture model outlines them; the view lies around the sections (a
-            first look), or around the object, then with a shape that is nearly right (a second look)
-clicks      at any scale
+    a box       around the object, now and then with an earlier mask and a click where that is wrong
+    sections    on one to five slices, outlined as well as a picture model outlines them; the view lies around the sections (a
+                first look), or around the object, then with a shape that is nearly right (a second look)
+    clicks      at any scale
+
+Half of the views are as stored, for what an organ looks like and how it lies is worth knowing; the others are turned and retoned
+strongly, for what comes in other guises.
 """
 
 from __future__ import annotations
@@ -31,7 +34,8 @@ from .lumps import lump
 from .prompting import Prompting, Source
 
 BOX, SECTIONS, CLICKS = range(3)
-CHANCES = (0.42, 0.46, 0.12)
+CHANCES = (0.46, 0.46, 0.08)
+AS_STORED = 0.5
 LEAST_CELLS = 40  # of the view that an object must fill
 POINTS = 4
 NUDGE, SLOPPY = 0.02, 0.1  # a box's sides off by up to this share of them, in 40 and in 15 % of the boxes
@@ -52,18 +56,19 @@ class SolidExercises(Dataset):
         rng, size = np.random.default_rng([self.seed, n]), self.prompting.size
         while True:
             kind, name = int(rng.choice(3, p=CHANCES)), self.names[rng.choice(len(self.names), p=self.shares)]
+            stored = rng.random() < AS_STORED
             if name in self.of:
                 body = self.bodies[self.of[name][rng.integers(len(self.of[name]))]]
-                view, target, known, axis, first = self._seen(body, kind, rng)
+                view, target, known, axis, first = self._seen(body, kind, stored, rng)
             else:
                 view, target = (torch.from_numpy(part) for part in lump(size, rng))
                 known, axis, first = torch.ones_like(target, dtype=torch.bool), int(rng.integers(3)), False
             if (target > 0.5).sum() >= LEAST_CELLS:
                 break
-        image = normalised(retoned(view, rng), known)
+        image = normalised(varied(view, rng) if stored else retoned(view, rng), known)
         return {"image": image[None], "target": target[None], **said(target, kind, axis, first, rng)}
 
-    def _seen(self, body: Body, kind: int, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor, int, bool]:
+    def _seen(self, body: Body, kind: int, stored: bool, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor, int, bool]:
         """View, target, what of it is volume; the axis of the sections, and whether one lies in the middle (a first look)."""
         part, axis = body.parts[rng.integers(len(body.parts))], int(rng.integers(3))
         first, size = kind == SECTIONS and rng.random() < 0.35, self.prompting.size
@@ -71,7 +76,11 @@ class SolidExercises(Dataset):
         cube = self._first_look(body, start, object_, axis, rng) if first else self._cube(body, part, kind, rng)
         view, known = take(body.image, cube, size), inside(body.image.shape, cube, size)
         target = take(object_.astype(np.uint8), Cube(cube.middle - start, cube.sides), size)
-        parts, axis = turned(torch.stack([view, target, known.float()]), axis, self.prompting.turn_p, rng)
+        parts = torch.stack([view, target, known.float()])
+        if not stored:
+            parts, axis = turned(parts, axis, self.prompting.turn_p, rng)
+        elif rng.random() < 0.5:  # left is like right, more often than not
+            parts = parts.flip(3)
         return parts[0], parts[1], parts[2] > 0.5, axis, first
 
     def _cube(self, body: Body, part: Part, kind: int, rng: np.random.Generator) -> Cube:
@@ -236,6 +245,15 @@ def click(hints: dict[str, Tensor], i: int, target: Tensor, earlier: Tensor | No
         z, y, x = (int(v) for v in places[rng.integers(len(places))])
         hints["points"][i] = torch.tensor([z + 0.5, y + 0.5, x + 0.5])
         hints["labels"][i] = int(wanted[z, y, x])
+
+
+def varied(view: Tensor, rng: np.random.Generator) -> Tensor:
+    """The view (S, S, S) of 0..255 as the same scanner might have seen it another day."""
+    x = 255 * (view / 255) ** float(np.exp(rng.uniform(-0.25, 0.25))) if rng.random() < 0.4 else view
+    if rng.random() < 0.3:
+        noise = torch.from_numpy(rng.standard_normal(x.shape, np.float32))
+        x = x + float(rng.uniform(1, 10)) * noise
+    return x.clamp(0, 255)
 
 
 def retoned(view: Tensor, rng: np.random.Generator) -> Tensor:
