@@ -1,7 +1,7 @@
 """What is said about an object in a volume, as a view shows it: the shape that sections on a few slices suggest.
 
-between two sections   their signed distances, interpolated: an outline that moves from the one to the other
-beyond the last        the section shrinks, as a cone does
+    between two sections   their signed distances, interpolated: an outline that moves from the one to the other
+    beyond the last        the section shrinks, as a cone does
 """
 
 from __future__ import annotations

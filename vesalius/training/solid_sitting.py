@@ -87,9 +87,9 @@ def dice(found: np.ndarray, wanted: np.ndarray) -> float:
 
 
 def ellipsoid(size: Sequence[int], low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """(Z, Y, X) boolean: the ellipsoid inscribed in a box, the opponent that knows nothing of the volume."""
+    """(Z, Y, X) boolean, or (Y, X): the ellipsoid inscribed in a box, the opponent that knows nothing of the volume."""
     apart = np.zeros(tuple(size))
     for axis, n in enumerate(size):
         at = (np.arange(n) + 0.5 - (low[axis] + high[axis]) / 2) / ((high[axis] - low[axis]) / 2)
-        apart = apart + np.expand_dims(at**2, [i for i in range(3) if i != axis])
+        apart = apart + np.expand_dims(at**2, [i for i in range(len(size)) if i != axis])
     return apart <= 1
