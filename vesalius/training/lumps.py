@@ -28,7 +28,7 @@ def lump(size: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 def body(size: int, middle: np.ndarray, radius: float, rng: np.random.Generator) -> np.ndarray:
     """(S, S, S) boolean: an ellipsoid that is turned, often bent, with a wavy surface."""
     axes = np.linalg.qr(rng.standard_normal((3, 3)))[0].astype(np.float32)
-    places = np.stack(np.mgrid[:size, :size, :size]).astype(np.float32) + 0.5 - middle.astype(np.float32)[:, None, None, None]
+    places = np.mgrid[:size, :size, :size].astype(np.float32) + 0.5 - middle.astype(np.float32)[:, None, None, None]
     u, v, w = np.tensordot(axes, places, 1)
     v, w = v / rng.uniform(0.3, 1.0), w / rng.uniform(0.3, 1.0)
     if rng.random() < 0.5:
