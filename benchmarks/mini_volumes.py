@@ -29,7 +29,7 @@ from vesalius.core.prompts import ObjectPrompt
 from vesalius.io.datasets import open_dataset
 from vesalius.pipeline.prompter import load_prompter
 from vesalius.pipeline.session import Session
-from vesalius.pipeline.solids import CubeOptions, SolidPrompter, load_solid, sibling_of
+from vesalius.pipeline.solids import CubeOptions, SolidPrompter, sibling_of
 from vesalius.training.solid_sitting import dice, ellipsoid
 from vesalius.training.split import read_split
 
@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     prompter = load_prompter(weights=options.weights)
-    sibling = load_solid(options.sibling) if options.sibling else sibling_of(prompter.name)
+    sibling = sibling_of(prompter, options.sibling)
     if sibling is None:
         parser.error("no weights of vesalius_mini_3d are in the package: name some with --sibling")
     if options.views:

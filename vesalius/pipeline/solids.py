@@ -27,6 +27,7 @@ from ..models.catalog import build, make_config
 from ..models.solid import Hints, Solid
 from ..models.weights import file_hash, load_into, load_state, read_metadata
 from .cubes import Cube, around, carry, inside, normalised, take
+from .glancer import GlancePrompter
 from .hints import CERTAIN, known_layers, shaped, signed_distance
 
 SIBLINGS = {"vesalius_mini": "vesalius_mini_3d"}  # who goes through volumes for a model that sees slices
@@ -237,11 +238,21 @@ def touches(found: Found, shape: tuple[int, ...]) -> bool:
     return bool(cut.any())
 
 
-def sibling_of(name: str, device: torch.device | None = None, bf16: bool = False) -> SolidPrompter | None:
-    """Who goes through volumes for the model `name`; None where nobody does, or its weights are not in this installation."""
-    if name not in SIBLINGS:
+def sibling_of(prompter: Any, chosen: SolidPrompter | str | Path | bool | None = None) -> SolidPrompter | None:
+    """Who goes through volumes in a Prompter's place: the one chosen (as it is, or a weights file), or else its own of SIBLINGS.
+
+    None for False, and where it has none, or the weights are not in this installation. Raises WeightsError for a file that does
+    not fit.
+    """
+    if isinstance(chosen, SolidPrompter):
+        return chosen
+    ours = isinstance(prompter, GlancePrompter)
+    device, bf16 = (prompter.device, prompter.bf16) if ours else (torch.device("cpu"), False)
+    if isinstance(chosen, str | Path):
+        return load_solid(Path(chosen), device, bf16)
+    if chosen is False or prompter.name not in SIBLINGS:
         return None
-    path = Path(str(files("vesalius") / "weights" / f"{SIBLINGS[name]}.safetensors"))
+    path = Path(str(files("vesalius") / "weights" / f"{SIBLINGS[prompter.name]}.safetensors"))
     return load_solid(path, device, bf16) if path.is_file() else None
 
 

@@ -196,7 +196,7 @@ def test_where_the_siblings_weights_are_missing_it_is_said(tmp_path, monkeypatch
     image, mask = scan()
     write(Mask((200 * mask).astype(np.uint8), image.grid, None), tmp_path / "scan.nii.gz")
     prompter = FloodPrompter(name="vesalius_mini")
-    monkeypatch.setattr("vesalius.pipeline.session.sibling_of", lambda *rest: None)
+    monkeypatch.setattr("vesalius.pipeline.solids.files", lambda package: tmp_path)
     given = {"objects": (ObjectPrompt(box=WHOLE),), "model": prompter, "cache": False}
     told = segment_prompted(tmp_path / "scan.nii.gz", tmp_path / "a", PromptOptions(**given))
     assert any("slice to slice" in note for note in told.notes)
