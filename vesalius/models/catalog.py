@@ -62,7 +62,7 @@ class Entry:
     infer: Callable[[State], dict[str, Any]] | None = None
     unused: tuple[str, ...] = field(default=())
     head: tuple[str, ...] = ()
-    kind: Literal["segmenter", "prompts", "encoder"] = "segmenter"
+    kind: Literal["segmenter", "prompts", "solid", "encoder"] = "segmenter"
 
 
 CATALOG: dict[str, Entry] = {

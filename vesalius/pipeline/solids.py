@@ -2,7 +2,8 @@
 
     a box              one cube around it
     an earlier mask    one cube around it
-    sections           masks on slices along one axis: a cube around them, then one around what was found
+    sections           masks on slices along one axis: a cube around them, then one around what was found; of one, which tells
+                       little of how far the object reaches, twice
     points alone       a ladder of cubes, from the whole volume down by halves; the most trusted answer, then a cube around it
 
 Places are z, y, x in voxel edges, so that voxel i reaches from i to i + 1.
@@ -33,7 +34,7 @@ from .hints import CERTAIN, known_layers, shaped, signed_distance
 SIBLINGS = {"vesalius_mini": "vesalius_mini_3d"}  # who goes through volumes for a model that sees slices
 CUBES_KEY = "vesalius_cubes"  # of a weights file's metadata: JSON with name, model, config, views, sources
 LEAST_SIDE = 16.0  # of the ladder's smallest cube, in voxels of the finest axis
-LOOKS = 3  # at most, where what is found reaches the end of the view
+LOOKS = 4  # at most, where what is found reaches the end of the view
 
 
 @dataclass(frozen=True)
@@ -147,14 +148,15 @@ class SolidPrompter:
         return around(low, high, voxel, self.options.sections)
 
     def _again(self, volume: np.ndarray, voxel: np.ndarray, told: Told, found: Found) -> Found:
-        """Around what was found, until it lies within the view."""
-        for _ in range(LOOKS - 1):
+        """Around what was found, until it lies within the view; after a single section twice."""
+        least = 2 if len(told.sections) == 1 else 1
+        for count in range(1, LOOKS):
             box = box_of(found)
             if box is None:
                 break
             cube = around(*joined(box, told), voxel, self.options.spread)
             found = self.look(volume, told, cube, carry(found.logits, found.cube, cube))
-            if not touches(found, volume.shape):
+            if count >= least and not touches(found, volume.shape):
                 break
         return found
 
@@ -162,7 +164,8 @@ class SolidPrompter:
         """The most trusted answer of a ladder of cubes around the points."""
         on = told.points[told.labels == 1]
         middle, side = (on.min(0) + on.max(0)) / 2, float((np.array(volume.shape) * voxel).max())
-        reach, least, rungs = float((np.abs(told.points - middle) * voxel).max()), LEAST_SIDE * float(voxel.min()), []
+        reach, least = float((np.abs(told.points - middle) * voxel).max()), LEAST_SIDE * float(voxel.min())
+        rungs: list[Found] = []
         while not rungs or (side >= least and reach < 0.45 * side):
             rungs.append(self.look(volume, told, Cube(middle, side / voxel)))
             side /= 2

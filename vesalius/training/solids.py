@@ -209,7 +209,7 @@ def outlines(target: Tensor, axis: int, first: bool, rng: np.random.Generator) -
 
 def _filled(target: Tensor, axis: int) -> np.ndarray:
     """(S,) whether the object is on each layer along an axis."""
-    return (target > 0.5).numpy().any(tuple(i for i in range(3) if i != axis))
+    return np.asarray((target > 0.5).numpy().any(tuple(i for i in range(3) if i != axis)))
 
 
 def wavering(distance: np.ndarray, rng: np.random.Generator) -> np.ndarray:

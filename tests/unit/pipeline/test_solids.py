@@ -139,7 +139,7 @@ def test_what_reaches_the_end_of_the_view_is_looked_at_again_further_out():
     disc = np.zeros((64, 64), bool)
     disc[10:20, 10:20] = True
     found = Growing("g", MODEL, "none").find(np.zeros((64, 64, 64), np.uint8), np.ones(3), Told(sections={32: disc}))
-    assert looks[0].sides[0] == 20 and found.cube.sides[0] > 20 and len(looks) == 3
+    assert looks[0].sides[0] == 20 and found.cube.sides[0] > 20 and len(looks) == 4
     assert box_of(found) is not None
 
 
