@@ -85,6 +85,15 @@ def test_every_hint_counts_and_a_point_that_is_none_does_not(name: str, entry: E
 
 
 @every_model
+def test_nothing_said_is_zeros(name: str, entry: Entry, config: Any) -> None:
+    model = fresh(entry, config)
+    nothing = Hints.nothing(view_of(model))
+    assert [tuple(part.shape[:1]) for part in nothing] == [(2,)] * 5 and (nothing.labels == -1).all()
+    with torch.no_grad():
+        assert torch.isfinite(model(view_of(model), nothing).logits).all()
+
+
+@every_model
 def test_every_parameter_gets_a_finite_gradient(name: str, entry: Entry, config: Any) -> None:
     model = fresh(entry, config).train()
     answers = model(view_of(model), hints_of(model))

@@ -63,11 +63,18 @@ class Hints(NamedTuple):
     known: Tensor
     earlier: Tensor
 
+    @classmethod
+    def nothing(cls, image: Tensor) -> Hints:
+        """Nothing said about any of the views (P, 1, S, S, S)."""
+        count, blank = len(image), torch.zeros_like(image)
+        points, labels = image.new_zeros(count, 1, 3), torch.full((count, 1), -1, device=image.device)
+        return cls(image.new_zeros(count, 6), points, labels, blank, blank)
+
 
 class Solid(nn.Module):
     """A small U-Net with residual units over views and hints; `(B, 1, S, S, S), Hints -> Answers`, one mask a view."""
 
-    in_channels = 1
+    in_channels, dims = 1, 3
 
     def __init__(self, config: SolidConfig):
         super().__init__()
