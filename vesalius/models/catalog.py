@@ -23,6 +23,7 @@ from .sam.image_encoder import ViTConfig as SAMViTConfig
 from .sam.sam import SAM, SAMConfig
 from .sam.tiny_encoder import TinyEncoder, TinyViTConfig
 from .segvit import HeadConfig, SegViT, SegViTConfig, SegViTv2Config, derive_segvit, derive_segvit_v2
+from .solid import Solid, SolidConfig
 from .swin_unet import SwinUnet, SwinUnetConfig, derive_swin_unet
 from .transunet import TransUNet, TransUNetConfig, derive_transunet
 from .unet import UNet, UNetConfig, derive_unet
@@ -34,7 +35,8 @@ from .vit_backbone import ViTConfig
 class Entry:
     """One model.
 
-    kind      "segmenter": image to class logits; "prompts": a PromptSegmenter; "encoder": a part, for its weights alone
+    kind      "segmenter": image to class logits; "prompts": a PromptSegmenter; "solid": views of volumes and hints to masks;
+              "encoder": a part, for its weights alone
     tiny      the configurations of the contract tests
     loss      name of its loss, as training/losses.py lists it
     recipe    name of its default recipe, as training/recipe.py lists it
@@ -60,7 +62,7 @@ class Entry:
     infer: Callable[[State], dict[str, Any]] | None = None
     unused: tuple[str, ...] = field(default=())
     head: tuple[str, ...] = ()
-    kind: Literal["segmenter", "prompts", "encoder"] = "segmenter"
+    kind: Literal["segmenter", "prompts", "solid", "encoder"] = "segmenter"
 
 
 CATALOG: dict[str, Entry] = {
@@ -255,6 +257,19 @@ CATALOG: dict[str, Entry] = {
         recipe="vesalius_mini",
         weights="not trained yet: docs/models/vesalius_mini.md says how",
         kind="prompts",
+    ),
+    "vesalius_mini_3d": Entry(
+        builder=Solid,
+        config=SolidConfig,
+        paper="none: our own",
+        licence="Apache-2.0 (our code); research only: weights trained on the pelvic fractures of PENGWIN",
+        description="the sibling of vesalius_mini for volumes: a box, sections or points in three dimensions to masks",
+        dims=(3,),
+        tiny=(SolidConfig(16, (6, 8, 10), (1, 1, 1)),),
+        loss="solid",
+        recipe="vesalius_mini_3d",
+        weights="not trained yet: docs/models/vesalius_mini.md says how",
+        kind="solid",
     ),
     "tiny_vit": Entry(
         builder=TinyEncoder,

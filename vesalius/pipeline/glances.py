@@ -129,12 +129,12 @@ def _resampled(logits: Tensor, source: Place, rows: np.ndarray, columns: np.ndar
     """A view's logits at the middles `rows` and `columns` of cells `wide` across, all in the picture's pixels."""
     x, y, side = (float(v) for v in source)
     h, w = logits.shape
-    up = _weights((rows - y + side / 2) * h / side, h, wide * h / side)
-    along = _weights((columns - x + side / 2) * w / side, w, wide * w / side)
+    up = weights((rows - y + side / 2) * h / side, h, wide * h / side)
+    along = weights((columns - x + side / 2) * w / side, w, wide * w / side)
     return up @ logits.float() @ along.T
 
 
-def _weights(middles: np.ndarray, count: int, wide: float) -> Tensor:
+def weights(middles: np.ndarray, count: int, wide: float) -> Tensor:
     """(n, count): the mean over `wide` cells around each middle; over one cell, linear interpolation, where that is more."""
     reach, first = max(wide, 1.0) / 2, np.arange(count)
     middles = np.clip(middles, 0.5, count - 0.5)[:, None]  # beyond the outermost middles the edge value holds

@@ -31,6 +31,7 @@ from .everything import EverythingOptions
 from .places import Places
 from .prompter import Prompter, load_prompter
 from .session import Session, open_image
+from .solids import SIBLINGS, SolidPrompter
 from .tiled import Precision
 from .volumes import Slices
 
@@ -59,6 +60,7 @@ class PromptOptions:
     device: str = "auto"
     precision: Precision = "auto"
     cache: str | Path | bool | None = None
+    sibling: SolidPrompter | str | Path | bool | None = None  # as Session takes it
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ def segment_prompted(input: str | Path, out: str | Path, options: PromptOptions,
         raise
     return Prompted(
         places.case, places.target, found, session.prompter.name, session.view.rule, time.monotonic() - began,
-        overlay=picture, notes=image.notes, **more,
+        overlay=picture, notes=(*image.notes, *_way(session, options)), **more,
     )  # fmt: skip
 
 
@@ -118,7 +120,16 @@ def _session(image: Image, options: PromptOptions) -> Session:
     prompter = options.model
     if prompter is None or isinstance(prompter, str | Path):
         prompter = load_prompter(prompter, weights=options.weights, device=options.device, precision=options.precision)
-    return Session(image, prompter, window=options.window, cache=options.cache)
+    return Session(image, prompter, window=options.window, cache=options.cache, sibling=options.sibling)
+
+
+def _way(session: Session, options: PromptOptions) -> tuple[str, ...]:
+    """How objects went through a volume, where that is not what the model is best at."""
+    volume = session.image.grid.dims == 3 and not session.of_frames
+    if not volume or options.everything or not options.propagate or options.sibling is False or session.sibling is not None:
+        return ()
+    name = SIBLINGS.get(session.prompter.name)
+    return () if name is None else (f"went from slice to slice: the weights of {name}, which see volumes, are not installed",)
 
 
 Answer = tuple[Slices, float | None]

@@ -30,6 +30,7 @@ from .embeddings import EmbeddingCache, key_of
 from .glancer import IN_THE_BOX, find_views, load_glancer, read_views
 from .looks import Asked, Look, Proposals, Taps, taps_of
 from .predictor import choose_device
+from .solids import read_cubes
 from .tiled import Precision, use_bf16
 
 CPU = torch.device("cpu")
@@ -187,6 +188,9 @@ def load_prompter(
     ours = find_views(IN_THE_BOX if what is None else what) if weights is None else Path(weights)
     if ours is not None and (entry := read_views(ours)) is not None:
         return load_glancer(ours, entry, place, bf16)
+    if ours is not None and read_cubes(ours) is not None:
+        fix = f"name {IN_THE_BOX}, which asks them where a volume is prompted, or give Session(..., sibling=FILE)"
+        raise WeightsError("these weights see volumes and no pictures", file=ours, fix=fix)
     if weights is not None and str(what) in CHECKPOINTS:
         imported = import_file(weights, str(what))
         assert imported.frame is not None

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -31,8 +32,9 @@ from .everything import EverythingOptions, Progress, Record, everything
 from .looks import Asked, Look, Proposals
 from .prompter import Prompter, load_prompter
 from .propagation import PropagateOptions, Seen
+from .solids import Found, SolidPrompter, Told, sibling_of
 from .views import View
-from .volumes import Slices, follow
+from .volumes import Slices, find_whole, follow
 
 BATCH = 64  # prompts answered together
 LOOKS_KEPT = 8  # in memory; a SAM's features are 4 MB a slice
@@ -71,7 +73,8 @@ class Session:
 
     `window` (low, high) says which grey values become black and white; without it 8-bit images stay as they are and others
     follow the percentile rule of the weights (`view.rule` says which). `cache` is where embeddings are kept: a folder, an
-    EmbeddingCache, None for the user's own cache folder, False for none.
+    EmbeddingCache, None for the user's own cache folder, False for none. `sibling` goes through volumes in the model's place: a
+    weights file or a SolidPrompter, None for the model's own where it has one, False to go from slice to slice.
     Raises what `read` and `load_prompter` raise, ChannelError for an image that is neither grey nor RGB.
     """
 
@@ -83,11 +86,12 @@ class Session:
         window: tuple[float, float] | None = None,
         cache: EmbeddingCache | str | Path | bool | None = None,
         device: str = "auto",
+        sibling: SolidPrompter | str | Path | bool | None = None,
     ):
         self.image = image if isinstance(image, Image) else open_image(image)
         self.prompter = load_prompter(model, device=device) if model is None or isinstance(model, str | Path) else model
         self.view = View.of(self.image, window, self.prompter.percentiles)
-        self.cache = _cache(cache)
+        self.cache, self._sibling = _cache(cache), sibling
         self._looks: OrderedDict[Plane, Look] = OrderedDict()
         self._steps: list[Step] = []  # one an `add`
         self._undone: list[Step] = []
@@ -132,7 +136,10 @@ class Session:
         self, prompts: Sequence[ObjectPrompt], options: PropagateOptions | None = None, step: Step | None = None
     ) -> Slices:
         """One object through the volume, from prompts on slices of one axis or in three dimensions; on slices that `step` has
-        answered, from that answer. Raises as `predict`."""
+        answered, from that answer. Raises as `predict`.
+
+        The model's sibling for volumes is asked, where there is one; `options` are about going from slice to slice, and do that.
+        """
 
         def seen(prompt: ObjectPrompt, plane: Plane) -> Seen:
             if step is None or plane not in step.answers:
@@ -143,6 +150,8 @@ class Session:
         known = [self._resolved(prompt) for prompt in prompts]
         for prompt in known:
             prompt.plane(self.image.grid)  # all are looked at before the model is asked
+        if options is None and self.sibling is not None and all(prompt.text is None for prompt in known):
+            return find_whole(known, self.image.grid, seen, self._find)
         return follow(known, self.image.grid, seen, self.look, options or PropagateOptions())
 
     def add(self, points: Any = (), labels: Any = (), box: Any = None, mask: Any = None, **rest: Any) -> np.ndarray:
@@ -212,7 +221,26 @@ class Session:
         if not self._steps:
             raise InputError("there is no object to propagate", fix="add a prompt on one slice first")
         step = self._steps[-1]
-        return self._on_image(self.follow(step.prompts, replace(options or PropagateOptions(), **given), step))
+        chosen = replace(options or PropagateOptions(), **given) if given else options
+        return self._on_image(self.follow(step.prompts, chosen, step))
+
+    @property
+    def of_frames(self) -> bool:
+        """Whether the slices are the frames of a video: what moves is followed from one to the next."""
+        return self.image.source is not None and self.image.source.format in ("frames", "video")
+
+    @cached_property
+    def sibling(self) -> SolidPrompter | None:
+        """The model that sees volumes in this one's place; None for pictures, frames, and models without one."""
+        return None if self.image.grid.dims == 2 or self.of_frames else sibling_of(self.prompter, self._sibling)
+
+    @cached_property
+    def _volume(self) -> np.ndarray:
+        return self.view.volume()
+
+    def _find(self, voxel: np.ndarray, told: Told) -> Found:
+        assert self.sibling is not None
+        return self.sibling.find(self._volume, voxel, told)
 
     def plane(self, slice: int | None = None, axis: str | None = None) -> Plane:
         """A picture's only slice, or the slice named; raises InputError where it is not there, or none is named in a volume."""

@@ -50,6 +50,14 @@ class View:
         values = np.broadcast_to(values, (3, *values.shape[1:]))
         return np.ascontiguousarray(values.transpose(1, 2, 0))
 
+    def volume(self) -> np.ndarray:
+        """(Z, Y, X) uint8, of all slices; colours become grey."""
+        found = np.empty(self.image.grid.shape, np.uint8)
+        for z in range(len(found)):  # slice by slice: no second copy in floating point
+            values = self.image.array[:, z]
+            found[z] = np.rint((values if self.limits is None else self._windowed(values)).mean(0))
+        return found
+
     def _windowed(self, values: np.ndarray) -> np.ndarray:
         assert self.limits is not None
         if not self.limits[0] < self.limits[1]:

@@ -1,5 +1,7 @@
 """One object through a volume, from what was said about it on some slices, or in three dimensions.
 
+A model that only knows pictures goes from slice to slice (`follow`); one with a sibling for volumes asks that (`find_whole`).
+
 a prompt on slice k     its mask there is where propagation begins
 points (x, y, z)        the same, on every slice with a point on the object; the others are heard in passing
 a box of six numbers    propagation begins on its middle slice, leaves it nowhere, and looks for the object within it
@@ -16,10 +18,14 @@ import numpy as np
 from ..core.errors import InputError
 from ..core.image import Grid
 from ..core.prompts import ObjectPrompt, Plane, find_plane
+from .cubes import lengths, put
+from .glances import OUTSIDE
 from .looks import Asked, Look
 from .propagation import PropagateOptions, Reach, Seen, propagate
+from .solids import Found, Told
 
 Answer = Callable[[ObjectPrompt, Plane], Seen]
+Find = Callable[[np.ndarray, Told], Found]  # the sides of a voxel, what was said -> the answer
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +73,44 @@ def follow(
 
     logits = propagate(lambda index: look(Plane(axis, index)), seeds, reach, options, prompted=prompted)
     return Slices(axis, logits)
+
+
+def find_whole(prompts: Sequence[ObjectPrompt], grid: Grid, answer: Answer, find: Find) -> Slices:
+    """The object that all of `prompts` mean, by a model that sees volumes. Slices that were prompted keep their own answers.
+
+    Raises InputError where prompts lie along different axes, or none says where the object is.
+    """
+    axis = _axis_of(prompts, grid)
+    placed = [(prompt, prompt.plane(grid)) for prompt in prompts]
+    seeds = {plane.index: answer(prompt, plane).logits for prompt, plane in placed if plane is not None}
+    solid = [prompt for prompt, plane in placed if plane is None]
+    points = np.array([point[::-1] for prompt in solid for point in prompt.points], float).reshape(-1, 3) + 0.5
+    labels = np.array([label for prompt in solid for label in prompt.labels], int)
+    boxes = [np.array(prompt.box).reshape(2, 3)[:, ::-1] for prompt in solid if prompt.box is not None]
+    masks = [prompt.mask for prompt in solid if isinstance(prompt.mask, np.ndarray)]
+    told = Told(
+        box=(boxes[-1][0], boxes[-1][1]) if boxes else None,
+        points=points,
+        labels=labels,
+        axis=axis,
+        sections={index: logits > 0 for index, logits in seeds.items()},
+        mask=masks[-1] if masks else None,
+    )
+    found = find(lengths(grid), told)
+    return Slices(axis, _sliced(found, grid, axis) | seeds)
+
+
+def _sliced(found: Found, grid: Grid, axis: int) -> dict[int, np.ndarray]:
+    """Logits (H, W) of the slices along `axis` that the object is on."""
+    parts, logits = put(found.logits, found.cube, grid.shape)
+    values, across = np.moveaxis(logits.numpy(), axis, 0), tuple(part for i, part in enumerate(parts) if i != axis)
+    slices = {}
+    for index, plane in enumerate(values, start=parts[axis].start):
+        if (plane > 0).any():
+            whole = np.full(Plane(axis, index).size(grid), OUTSIDE, np.float32)
+            whole[across] = plane
+            slices[index] = whole
+    return slices
 
 
 def _axis_of(prompts: Sequence[ObjectPrompt], grid: Grid) -> int:

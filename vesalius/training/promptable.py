@@ -25,7 +25,10 @@ from ..pipeline.glancer import VIEWS_KEY, GlanceOptions, GlancePrompter
 from ..pipeline.looks import Asked
 from ..pipeline.predictor import RUN_WEIGHTS, choose_device
 from ..pipeline.prompter import PERCENTILES
+from ..pipeline.solids import CUBES_KEY, CubeOptions
 from ..tasks.task import ModelSpec
+from . import solids
+from .bodies import raise_bodies
 from .checkpoint import CHECKPOINT, load_checkpoint
 from .data import Order, batches
 from .exercises import Exercises
@@ -36,9 +39,10 @@ from .prompting import Prompting
 from .recipe import Recipe, first_problem
 from .record import Record
 from .session import RunSummary, Session, TrainOptions
+from .solid_sitting import SolidSitting
 from .split import Split, read_split, split_cases, write_split
-from .trainer import Limit, Trainer
-from .validate import Scores
+from .trainer import Limit, Teach, Trainer
+from .validate import Examination, Scores
 
 LimitOf = Callable[[Recipe], Limit]
 ENDS = ("epochs", "steps", "minutes")
@@ -67,7 +71,8 @@ class PromptPlan(Record):
 
     @property
     def patch(self) -> tuple[int, int, int]:
-        return 1, self.prompting.size, self.prompting.size
+        size = self.prompting.size
+        return 1 if self.dims == 2 else size, size, size
 
     @property
     def title(self) -> str:
@@ -82,7 +87,7 @@ class PromptPlan(Record):
         """What the weights file says of itself, for `load_prompter`."""
         about = {"name": self.name, "model": self.model.name, "config": self.model.config, "views": self.views}
         sources = {name: each.licence for name, each in (self.recipe.sources or {}).items() if each.share}
-        return {VIEWS_KEY: json.dumps(about | {"percentiles": PERCENTILES, "sources": sources})}
+        return {lesson_of(self.name).key: json.dumps(about | {"percentiles": PERCENTILES, "sources": sources})}
 
 
 def read_prompt_plan(path: Path) -> PromptPlan:
@@ -187,21 +192,21 @@ def train_promptable(
     plan, split, opened = begin(root, run, options, recipe, say)
     if options.plan_only:
         return []
-    teaching = partial(teach, rounds=plan.prompting.rounds, half_p=plan.prompting.half_p)
-    trainer = Trainer(plan, choose_device(options.device), limit_of(plan.recipe), teaching)
+    lesson = lesson_of(plan.name)
+    trainer = Trainer(plan, choose_device(options.device), limit_of(plan.recipe), lesson.teach(plan.prompting))
     if trainer.accelerator.num_processes > 1:
         raise InputError("a promptable model is trained in one process", fix="start it without a launcher")
     sides = {side: hung(opened, set(getattr(split, side)), plan) for side in ("train", "validation")}
-    for side, pictures in sides.items():
-        say(f"{side}: {len(pictures)} pictures, {sum(len(each.things) for each in pictures)} objects")
-    session = Session(plan, trainer, Sitting.of(sides["validation"], HELD), run, options, say)
+    for side, found in sides.items():
+        say(f"{side}: {len(found)} {lesson.what}, {sum(map(lesson.count, found))} objects")
+    session = Session(plan, trainer, lesson.sitting(sides["validation"]), run, options, say)
     if options.resume and (run / CHECKPOINT).is_file():
         session.restore(load_checkpoint(run / CHECKPOINT))
         say(f"going on from step {trainer.step}")
     elif plan.recipe.start is not None:
         trainer.begin(load_state(plan.recipe.start)[0], plan.recipe.start)
         say(f"beginning with the weights in {plan.recipe.start}")
-    samples = Exercises(sides["train"], plan.recipe.sources or {}, plan.prompting, plan.recipe.seed)
+    samples = lesson.exercises(sides["train"], plan.recipe.sources or {}, plan.prompting, plan.recipe.seed)
     return [session.train(batches(samples, Order(trainer.step, plan.recipe.batch or 1), plan.recipe.workers))]
 
 
@@ -228,7 +233,8 @@ def begin(root: Path, run: Path, options: TrainOptions, recipe: Recipe, say: Say
     config = plain(make_config(entry(options.model).config, {"size": (recipe.prompting or Prompting()).size, **recipe.model}))
     data = Data(path=str(root.resolve()), name=root.resolve().name)
     recipe = recipe.model_copy(update={"batch": recipe.batch or 32})
-    plan = PromptPlan(data=data, model=ModelSpec(name=options.model, config=config), recipe=recipe)
+    lesson, model = lesson_of(options.model), ModelSpec(name=options.model, config=config)
+    plan = PromptPlan(data=data, model=model, views=asdict(lesson.views), recipe=recipe, dims=lesson.dims)
     write_split(split, run / "split.json")
     write_plan(plan, run / "plan.toml")
     say(f"the plan is in {run / 'plan.toml'}")
@@ -265,22 +271,58 @@ def licence(opened: Opened) -> str:
     return opened.settings.licence + ("; RESEARCH ONLY" if opened.settings.research_only else "")
 
 
-def hung(opened: Sequence[Opened], names: set[str], plan: PromptPlan) -> list[Picture]:
-    """The pictures of one side of the split. Raises DatasetError where a case of it is gone."""
+def hung(opened: Sequence[Opened], names: set[str], plan: PromptPlan) -> list[Any]:
+    """The pictures, or bodies, of one side of the split. Raises DatasetError where a case of it is gone."""
     there = {case.name for each in opened for case in each.cases}
     if gone := sorted(names - there):
         raise DatasetError(f"case {gone[0]} of the run's split is gone", fix="restore it, or start anew")
-    least = plan.prompting.least_area_px
+    least, open_case = plan.prompting.least_area_px, lesson_of(plan.name).open_case
     wanted = [(each, case) for each in opened for case in each.cases if case.name in names]
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding leaves Python's lock
-        return [picture for found in pool.map(lambda pair: hang(pair[0], pair[1], least), wanted) for picture in found]
+        return [each for found in pool.map(lambda pair: open_case(pair[0], pair[1], least), wanted) for each in found]
 
 
 def is_promptable(options: TrainOptions, run: Path) -> bool:
     """Whether the run is a promptable model's: by its name, or by the plan of the run that is resumed."""
-    if options.model in CATALOG and CATALOG[options.model].kind == "prompts":
-        if CATALOG[options.model].loss != "interactive":
+    if options.model in CATALOG and CATALOG[options.model].kind in ("prompts", "solid"):
+        if CATALOG[options.model].loss not in LESSONS:
             raise InputError(f"'{options.model}' is not trained here yet", fix="train vesalius_mini")
         return True
     plan = run / "plan.toml"
     return options.resume and plan.is_file() and 'kind = "promptable"' in plan.read_text(encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """How one kind of promptable model is taught, by the loss that its catalog entry names.
+
+    `open_case` gives a case's pictures (or bodies: `what`), `exercises` the samples, `teach` the loss of a batch, `sitting` what
+    kept-back ones are tried on; `views` and `key` are what a weights file says of where the model looks, and under which name.
+    """
+
+    dims: int
+    what: str
+    key: str
+    views: Any
+    open_case: Callable[[Opened, Any, int], list[Any]]
+    count: Callable[[Any], int]
+    exercises: Callable[..., Any]
+    teach: Callable[[Prompting], Teach]
+    sitting: Callable[[Sequence[Any]], Examination]
+
+
+LESSONS = {
+    "interactive": Lesson(
+        2, "pictures", VIEWS_KEY, GlanceOptions(), hang, lambda picture: len(picture.things), Exercises,
+        lambda prompting: partial(teach, rounds=prompting.rounds, half_p=prompting.half_p), lambda found: Sitting.of(found, HELD),
+    ),
+    "solid": Lesson(
+        3, "volumes", CUBES_KEY, CubeOptions(), raise_bodies, lambda body: len(body.parts), solids.SolidExercises,
+        lambda prompting: solids.teach, lambda found: SolidSitting(tuple(found)),
+    ),
+}  # fmt: skip
+
+
+def lesson_of(model: str) -> Lesson:
+    """The lesson of a model of the catalog; raises UnknownName."""
+    return LESSONS[entry(model).loss]
