@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from vesalius.models.catalog import CATALOG, Entry
 from vesalius.models.contract import Prompts
 from vesalius.models.export import Scores, capture, difference, export_onnx
+from vesalius.models.solid import Hints
 
 onnxruntime = pytest.importorskip("onnxruntime")
 CASES = [
@@ -22,7 +23,13 @@ OTHERS = [
     pytest.param(entry, config, id=f"{name}-{i}")
     for name, entry in CATALOG.items()
     for i, config in enumerate(entry.tiny)
-    if entry.kind != "segmenter"
+    if entry.kind in ("prompts", "encoder")
+]
+SOLIDS = [
+    pytest.param(entry, config, id=f"{name}-{i}")
+    for name, entry in CATALOG.items()
+    for i, config in enumerate(entry.tiny)
+    if entry.kind == "solid"
 ]
 
 
@@ -44,6 +51,17 @@ class Decoder(nn.Module):
 
     def forward(self, features: Tensor, points: Tensor, labels: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
         return tuple(self.model.decode(features, Prompts(points, labels, boxes), True))
+
+
+class Whole(nn.Module):
+    """A view of a volume and the hints about it: logits and quality."""
+
+    def __init__(self, model: Any):
+        super().__init__()
+        self.model = model
+
+    def forward(self, view: Tensor, *hints: Tensor) -> tuple[Tensor, Tensor]:
+        return tuple(self.model(view, Hints(*hints)))
 
 
 def fresh(entry: Entry, config: Any) -> Any:
@@ -86,3 +104,19 @@ def test_a_promptable_models_parts_give_the_same_numbers_outside_of_pytorch(entr
             "boxes": torch.tensor([[4.0, 6.0, 40.0, 60.0], [0.0, 0.0, 64.0, 20.0]]),
         }
         agree(Decoder(model), {"features": model.embed(image), **prompts}, ("masks", "iou"), tmp_path / "decoder.onnx")
+
+
+@pytest.mark.parametrize(("entry", "config"), SOLIDS)
+def test_a_model_of_volumes_gives_the_same_numbers_outside_of_pytorch(entry: Entry, config: Any, tmp_path: Path) -> None:
+    model, size = fresh(entry, config), config.size
+    known = torch.zeros(2, 1, size, size, size)
+    known[0, 0, size // 2], known[0, 0, size // 2, 4:9, 3:8] = -1, 1
+    given = {
+        "view": torch.randn(2, 1, size, size, size),
+        "boxes": torch.tensor([[0.0] * 6, [2, 3, 4, 12, 11, 13]]),
+        "points": torch.tensor([[[4.0, 5, 6]], [[7, 7, 7]]]),
+        "labels": torch.tensor([[1], [0]]),
+        "known": known,
+        "earlier": 3 * known.roll(1, 2),
+    }
+    agree(Whole(model), given, ("logits", "iou"), tmp_path / "model.onnx")

@@ -255,7 +255,7 @@ CATALOG: dict[str, Entry] = {
         tiny=(MiniConfig(64, (8, 8, 12, 16), (1, 1, 1, 1), 1, 2, (6, 8, 10, 12)),),
         loss="interactive",
         recipe="vesalius_mini",
-        weights="not trained yet: docs/models/vesalius_mini.md says how",
+        weights="in the package, for research only: docs/models/vesalius_mini.md",
         kind="prompts",
     ),
     "vesalius_mini_3d": Entry(
