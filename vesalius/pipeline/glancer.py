@@ -51,7 +51,7 @@ class GlanceOptions:
     """
 
     spread: float = 1.5
-    half_px: float = 0.0
+    half_px: float = 24.0
     mirrored: bool = False
 
     def __post_init__(self) -> None:
