@@ -268,7 +268,7 @@ CATALOG: dict[str, Entry] = {
         tiny=(SolidConfig(16, (6, 8, 10), (1, 1, 1)),),
         loss="solid",
         recipe="vesalius_mini_3d",
-        weights="in the package: Dice 0.853 on kept-back hippocampi from one 3D box, see docs/models/vesalius_mini.md",
+        weights="in the package, for research only: docs/models/vesalius_mini.md",
         kind="solid",
     ),
     "tiny_vit": Entry(

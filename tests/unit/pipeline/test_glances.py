@@ -133,7 +133,7 @@ class Bright:
 
 
 def bright(**options) -> GlancePrompter:
-    return GlancePrompter("bright", Bright(), "bright-1", GlanceOptions(**options))  # type: ignore[arg-type]
+    return GlancePrompter("bright", Bright(), "bright-1", GlanceOptions(**{"half_px": 0} | options))  # type: ignore[arg-type]
 
 
 def picture() -> np.ndarray:
