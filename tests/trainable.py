@@ -80,3 +80,17 @@ def volumes(root: Path, count: int = 8, spacings: tuple[tuple[float, float, floa
         nibabel.save(nibabel.Nifti1Image(image.astype(np.float32), affine), root / "images" / f"case_{i}.nii.gz")
         nibabel.save(nibabel.Nifti1Image(mask, affine), root / "labels" / f"case_{i}.nii.gz")
     return root
+
+# A shoot-out of two networks that takes a second or two.
+TINY_SHOOT_OUT = """
+base = "shootout"
+batch = 2
+steps_per_epoch = 2
+precision = "fp32"
+patch = [1, 16, 16]
+workers = 0
+[each.unet.model]
+widths = [4, 6]
+[each.unetpp.model]
+widths = [4, 6]
+"""

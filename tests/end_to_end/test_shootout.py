@@ -3,31 +3,18 @@
 import json
 
 import pytest
-from trainable import pictures
+from trainable import TINY_SHOOT_OUT, pictures
 
 from vesalius.core.errors import ShapeError
 from vesalius.training import shootout
 from vesalius.training.footprint import Footprint
-
-RECIPE = """
-base = "shootout"
-batch = 2
-steps_per_epoch = 2
-precision = "fp32"
-patch = [1, 16, 16]
-workers = 0
-[each.unet.model]
-widths = [4, 6]
-[each.unetpp.model]
-widths = [4, 6]
-"""
 
 
 @pytest.fixture
 def words(tmp_path, monkeypatch):
     """The words of a command that takes a second or two; memory is not measured."""
     monkeypatch.setattr(shootout, "footprint", lambda plan, device: Footprint(1, 2))
-    (tmp_path / "tiny.toml").write_text(RECIPE, encoding="utf-8")
+    (tmp_path / "tiny.toml").write_text(TINY_SHOOT_OUT, encoding="utf-8")
     data = pictures(tmp_path / "data", count=6)
     return ["train", data, "-o", tmp_path / "out", "--recipe", tmp_path / "tiny.toml", "--steps", "2", "--device", "cpu"]
 

@@ -96,13 +96,9 @@ def import_weights(
 ) -> None:
     """Convert an official checkpoint to our names, and say which of its tensors matched."""
     with terminal(quiet=quiet, json=json, debug=debug) as screen:
-        from ..core.errors import OutputError
         from ..models.checkpoints import import_file
 
-        if out.suffix != ".safetensors":
-            raise OutputError(f"'{out.suffix}' is no format that weights are written in", file=out, fix="name it .safetensors")
-        if out.exists() and not overwrite:
-            raise OutputError("the file exists already", file=out, fix="choose another name or give --overwrite")
+        require_place(out, ".safetensors", overwrite)
         imported = import_file(file, name, read_sizes(config) if config else None)
         imported.write(out, file)
         parts = [(part, count, "all") for part, count in imported.parts.items()]
@@ -125,13 +121,9 @@ def export_model(
 ) -> None:
     """Write a trained network as ONNX, one tile in and its scores out, and compare them with PyTorch's."""
     with terminal(quiet=quiet, json=json, debug=debug) as screen:
-        from ..core.errors import OutputError
         from ..pipeline.deploy import export_predictor
 
-        if out.suffix != ".onnx":
-            raise OutputError(f"'{out.suffix}' is no ending of an ONNX file", file=out, fix="name it .onnx")
-        if out.exists() and not overwrite:
-            raise OutputError("the file exists already", file=out, fix="choose another name or give --overwrite")
+        require_place(out, ".onnx", overwrite)
         done = export_predictor(what, out)
         off = "not compared, as onnxruntime is not installed" if done.difference is None else f"{done.difference:.1e} off at most"
         screen.say(f"{out}: {done.task}, image {tuple(done.image)} -> logits {tuple(done.logits)}; {off}")
@@ -241,3 +233,13 @@ def task_record(name: str) -> dict[str, Any]:
     if name not in TASKS:
         raise unknown_name("task", name, TASKS)
     return TASKS[name].model_dump(mode="json")
+
+
+def require_place(out: Path, suffix: str, overwrite: bool) -> None:
+    """Raises OutputError where `out` has another ending, or is there already and may not be replaced."""
+    from ..core.errors import OutputError
+
+    if out.suffix != suffix:
+        raise OutputError(f"'{out.suffix}' is no ending of such a file", file=out, fix=f"name it {suffix}")
+    if out.exists() and not overwrite:
+        raise OutputError("the file exists already", file=out, fix="choose another name or give --overwrite")

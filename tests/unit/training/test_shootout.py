@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from trainable import TINY_SHOOT_OUT
 
 from vesalius.core.errors import InputError, OutputError, UnknownName
 from vesalius.models import catalog
@@ -25,19 +26,6 @@ from vesalius.training.standings import ShootOut
 from vesalius.training.summary import read_scores
 from vesalius.training.trainer import Trainer
 
-TINY = """
-base = "shootout"
-batch = 2
-steps_per_epoch = 2
-precision = "fp32"
-patch = [1, 16, 16]
-workers = 0
-[each.unet.model]
-widths = [4, 6]
-[each.unetpp.model]
-widths = [4, 6]
-"""
-
 
 class Killed(BaseException):
     """Nobody catches it, as nobody catches kill -9."""
@@ -47,7 +35,7 @@ class Killed(BaseException):
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A recipe of seconds; memory is not measured and pictures are not drawn."""
     path = tmp_path_factory.mktemp("recipe") / "tiny.toml"
-    path.write_text(TINY, encoding="utf-8")
+    path.write_text(TINY_SHOOT_OUT, encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shootout, "footprint", lambda plan, device: Footprint(1_000_000, 3_000_000))
         patch.setattr(standings, "pareto", lambda ranking, title: b"a picture")
@@ -131,7 +119,7 @@ def test_one_that_fails_is_listed_and_the_others_go_on(tiny, tmp_path, picture_s
 
 def test_one_that_cannot_be_planned_is_listed_before_any_is_trained(tiny, tmp_path, picture_set):
     wrong = tmp_path / "wrong.toml"
-    wrong.write_text(TINY + '[each.segvit]\nloss = "objects"\n', encoding="utf-8")
+    wrong.write_text(TINY_SHOOT_OUT + '[each.segvit]\nloss = "objects"\n', encoding="utf-8")
     result = shoot_out(picture_set, tmp_path / "out", options(wrong, "unet,segvit", plan_only=True), say=lambda _: None)
     assert list(result.failures) == ["segvit"] and result.pending == ("unet",)
 
