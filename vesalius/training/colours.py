@@ -1,7 +1,7 @@
 """How else the same view might have looked: tones, colours, light, noise and sharpness, for (3, S, S) float32 in 0..255.
 
-Strong, so that what is learned holds for kinds of images never seen: an object may be brighter or darker than what is around
-it, of any colour or none.
+Strong but for `varied`, so that what is learned holds for kinds of images never seen: an object may be brighter or darker
+than what is around it, of any colour or none.
 """
 
 from __future__ import annotations
@@ -10,6 +10,15 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+
+def varied(view: Tensor, rng: np.random.Generator) -> Tensor:
+    """The view (..., S, S) of 0..255 as the same device might have seen it another day."""
+    x = 255 * (view / 255).clamp(0, 1) ** float(np.exp(rng.uniform(-0.25, 0.25))) if rng.random() < 0.4 else view
+    if rng.random() < 0.3:
+        noise = torch.from_numpy(rng.standard_normal(x.shape, np.float32))
+        x = x + float(rng.uniform(1, 10)) * noise
+    return x.clamp(0, 255)
 
 
 def recoloured(view: Tensor, rng: np.random.Generator) -> Tensor:

@@ -2,8 +2,8 @@
 
     {'image' (3, S, S) normalised, 'target' (1, S/2, S/2) share of the object, 'box' (4,), 'earlier' (1, S/2, S/2) logits, 'kind'}
 
-The view is taken as in use (pipeline/glances.py), then turned, shifted and recoloured. `earlier` is a mask that knows less: that
-of the next slice of the volume, or the object's own, moved and swollen.
+The view is taken as in use (pipeline/glances.py), shifted and, but for some, turned and recoloured. `earlier` is a mask that
+knows less: that of the next slice of the volume, or the object's own, moved and swollen.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from ..models.mini import MASK_STRIDE
 from ..pipeline.glancer import BELIEF
 from ..pipeline.glances import Mips, normalised, take
-from .colours import recoloured
+from .colours import recoloured, varied
 from .gallery import Picture, Thing
 from .prompting import Prompting, Source
 from .scenes import patch, shape
@@ -49,9 +49,10 @@ class Exercises(Dataset):
         while True:
             kind = self._kind(rng)
             name = self.names[rng.choice(len(self.names), p=self.shares)]
-            found = self._made(self.made[name], rng) if name in self.made else self._real(name, kind, rng)
+            stored = rng.random() < self.prompting.as_stored
+            found = self._made(self.made[name], rng) if name in self.made else self._real(name, kind, stored, rng)
             if found is not None and (found[2] > 0.5).sum() >= LEAST_CELLS:
-                return self._sample(*found, kind, rng)
+                return self._sample(*found, kind, stored, rng)
 
     def _kind(self, rng: np.random.Generator) -> int:
         p = self.prompting
@@ -73,10 +74,11 @@ class Exercises(Dataset):
         found = patch(views[0].numpy(), rng)
         return None if found is None else (views[0], inside[0], torch.from_numpy(found), None)
 
-    def _real(self, name: str, kind: int, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    def _real(self, name: str, kind: int, stored: bool, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         picture = self.pictures[self.of[name][rng.choice(len(self.of[name]), p=self.weights[name])]]
         thing = picture.things[rng.integers(len(picture.things))]
-        glance, turn = self._glance(picture, thing, kind, rng), turned(rng, self.prompting.turn_p)[None]
+        glance = self._glance(picture, thing, kind, rng)
+        turn = (np.eye(2) if stored else turned(rng, self.prompting.turn_p))[None]
         views, inside = take(picture.mips, [glance], self.prompting.size, turn)
         target = self._shown(None, picture, thing, glance, turn)
         earlier = None
@@ -114,10 +116,17 @@ class Exercises(Dataset):
         return (x0 + x1) / 2 + rng.uniform(-reach, reach), (y0 + y1) / 2 + rng.uniform(-reach, reach), side
 
     def _sample(
-        self, view: Tensor, inside: Tensor, target: Tensor, earlier: Tensor | None, kind: int, rng: np.random.Generator
+        self,
+        view: Tensor,
+        inside: Tensor,
+        target: Tensor,
+        earlier: Tensor | None,
+        kind: int,
+        stored: bool,
+        rng: np.random.Generator,
     ) -> dict[str, Tensor]:
         """One exercise; without an earlier mask, the object's own is moved."""
-        image = normalised(recoloured(view, rng)[None], inside[None])[0]
+        image = normalised((varied if stored else recoloured)(view, rng)[None], inside[None])[0]
         if kind in (MASK, BOX_AND_MASK) and earlier is None:
             earlier = distorted(target, rng)
         if earlier is None or not (earlier > 0.5).any():

@@ -44,6 +44,7 @@ class Prompting(Record):
     spread: Range = (1.1, 2.4)
     wide: float = Field(6.0, gt=1)  # spread up to which `wide_p` of the views go, and of clicks all
     wide_p: float = Field(0.12, ge=0, le=1)
+    as_stored: float = Field(0.4, ge=0, le=1)  # of the views; the others are turned and retoned
     turn_p: float = Field(0.35, ge=0, le=1)
     half_p: float = Field(0.45, ge=0, le=1)  # batches shown at half the size: a quarter of the time; small objects need no more
     rounds: PositiveInt = 3  # answers a sample, at most; each after the first builds on the one before

@@ -8,8 +8,8 @@
                 first look), or around the object, then with a shape that is nearly right (a second look)
     clicks      at any scale
 
-Half of the views are as stored, for what an organ looks like and how it lies is worth knowing; the others are turned and retoned
-strongly, for what comes in other guises.
+Some views (`Prompting.as_stored`) are as stored, for what an organ looks like and how it lies is worth knowing; the others are
+turned and retoned strongly, for what comes in other guises.
 """
 
 from __future__ import annotations
@@ -29,13 +29,12 @@ from ..models.solid import Hints
 from ..pipeline.cubes import Cube, around, inside, normalised, take
 from ..pipeline.hints import CERTAIN, known_layers, shaped, signed_distance
 from .bodies import Body, Part
-from .colours import toned
+from .colours import toned, varied
 from .lumps import lump
 from .prompting import Prompting, Source
 
 BOX, SECTIONS, CLICKS = range(3)
 CHANCES = (0.46, 0.46, 0.08)
-AS_STORED = 0.5
 LEAST_CELLS = 40  # of the view that an object must fill
 POINTS = 4
 NUDGE, SLOPPY = 0.02, 0.1  # a box's sides off by up to this share of them, in 40 and in 15 % of the boxes
@@ -56,7 +55,7 @@ class SolidExercises(Dataset):
         rng, size = np.random.default_rng([self.seed, n]), self.prompting.size
         while True:
             kind, name = int(rng.choice(3, p=CHANCES)), self.names[rng.choice(len(self.names), p=self.shares)]
-            stored = rng.random() < AS_STORED
+            stored = rng.random() < self.prompting.as_stored
             if name in self.of:
                 body = self.bodies[self.of[name][rng.integers(len(self.of[name]))]]
                 view, target, known, axis, first = self._seen(body, kind, stored, rng)
@@ -245,15 +244,6 @@ def click(hints: dict[str, Tensor], i: int, target: Tensor, earlier: Tensor | No
         z, y, x = (int(v) for v in places[rng.integers(len(places))])
         hints["points"][i] = torch.tensor([z + 0.5, y + 0.5, x + 0.5])
         hints["labels"][i] = int(wanted[z, y, x])
-
-
-def varied(view: Tensor, rng: np.random.Generator) -> Tensor:
-    """The view (S, S, S) of 0..255 as the same scanner might have seen it another day."""
-    x = 255 * (view / 255) ** float(np.exp(rng.uniform(-0.25, 0.25))) if rng.random() < 0.4 else view
-    if rng.random() < 0.3:
-        noise = torch.from_numpy(rng.standard_normal(x.shape, np.float32))
-        x = x + float(rng.uniform(1, 10)) * noise
-    return x.clamp(0, 255)
 
 
 def retoned(view: Tensor, rng: np.random.Generator) -> Tensor:

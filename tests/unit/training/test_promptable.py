@@ -13,6 +13,7 @@ from vesalius.models.contract import Answers
 from vesalius.models.weights import load_state
 from vesalius.pipeline.prompter import load_prompter
 from vesalius.pipeline.session import Session
+from vesalius.training import exercises as training_exercises
 from vesalius.training.exercises import BOX, CLICK, Exercises, distorted, turned
 from vesalius.training.gallery import hang, open_sources
 from vesalius.training.interactive import first_said, halved, jittered, loss, real_iou, say_more, spot
@@ -165,12 +166,24 @@ def test_the_box_of_an_exercise_is_that_of_its_object_and_a_click_lies_on_it(roo
 def test_the_target_lies_on_its_object_however_the_view_is_turned(root):
     drawn = exercises(root, turn_p=0.5)
     for seed in range(30):
-        view, _, target, _ = drawn._real("classes", BOX, np.random.default_rng(seed))
+        view, _, target, _ = drawn._real("classes", BOX, seed % 2 == 0, np.random.default_rng(seed))
         inside = target > 0.5
         core = view[0][inside]
         like = (view[0] - core.median()).abs() < 25  # objects are 50 grey levels from what is around them, noise is 8
         near = torch.nn.functional.max_pool2d(inside[None].float(), 5, 1, 2)[0] > 0
         assert dice((like & near).numpy(), inside.numpy()) > 0.93, seed
+
+
+def test_a_view_as_stored_is_neither_turned_nor_recoloured(root, monkeypatch):
+    called = []
+    for name in ("turned", "recoloured"):
+        true = getattr(training_exercises, name)
+        monkeypatch.setattr(training_exercises, name, lambda *args, name=name, true=true: called.append(name) or true(*args))
+    for share, expected in ((1.0, set()), (0.0, {"turned", "recoloured"})):
+        called.clear()
+        drawn = exercises(root, as_stored=share)
+        [drawn[n] for n in range(8)]
+        assert set(called) == expected
 
 
 def test_turns_keep_area_and_all_eight_symmetries_are_drawn():
