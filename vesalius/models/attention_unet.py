@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.errors import unknown_name
-from .blocks import MAX_POOL, ConvUnit, LinearUp, conv, init_he, with_skip
+from .blocks import MAX_POOL, ConvUnit, LinearUp, ShuffleUp, conv, init_he, with_skip
 from .contract import Outputs
 from .naming import Convert, renamed
 from .needs import Needs, bias_matters, levels_for
@@ -40,6 +40,7 @@ class AttentionUNetConfig:
     pools            stride per transition and axis, usually 2 everywhere; 1 leaves an axis as it is
     gates            'multi' (two gates a skip) | 'single' | 'none' (the original's network without attention)
     deep_supervision heads of all levels, up-sampled and joined by `final`; without it one head at level 0 answers
+    stem_stride      stride per axis of a first convolution in front of level 0, undone by every head; ours, for CPUs
     """
 
     in_channels: int = 1
@@ -53,14 +54,22 @@ class AttentionUNetConfig:
     conv_bias: bool = True
     deep_supervision: bool = True
     dropout: float = 0.0
+    stem_stride: Axes = ()
 
     def __post_init__(self) -> None:
-        check_levels("Attention U-Net", self.dims, self.widths, 3, {"pools": (self.pools, len(self.widths) - 1)})
+        stem = ((self.stem_stride,) if self.stem_stride else (), 1)
+        lists = {"pools": (self.pools, len(self.widths) - 1), "stem_stride": stem}
+        check_levels("Attention U-Net", self.dims, self.widths, 3, lists)
 
     @property
     def strides(self) -> tuple[Axes, ...]:
         """The pools, written out."""
         return self.pools or ((2,) * self.dims,) * (len(self.widths) - 1)
+
+    @property
+    def reduction(self) -> Axes:
+        """How many times smaller the coarsest grid is than the image, per axis."""
+        return shrink((self.stem_stride or (1,) * self.dims, *self.strides))
 
 
 def derive_attention_unet(needs: Needs) -> dict[str, Any]:
@@ -112,8 +121,13 @@ class AttentionUNet(nn.Module, TakesMultiples):
         c = self.config = config
         self.dims, self.in_channels, self.classes = c.dims, c.in_channels, c.classes
         w, ones, self.levels = c.widths, (1,) * c.dims, len(c.widths) - 1
-        self.sizes = Multiples("Attention U-Net", shrink(c.strides), voxels=2 if c.norm == "instance" else 1)
-        self.encoder = nn.ModuleList([self._two(w[i - 1] if i else c.in_channels, w[i]) for i in range(self.levels + 1)])
+        self.sizes = Multiples("Attention U-Net", c.reduction, voxels=2 if c.norm == "instance" else 1)
+        self.stem: nn.Module = nn.Identity()
+        if c.stem_stride:
+            kernel = tuple(2 * s - 1 for s in c.stem_stride)
+            self.stem = self._unit(c.in_channels, w[0], kernel, c.stem_stride)
+        first = w[0] if c.stem_stride else c.in_channels
+        self.encoder = nn.ModuleList([self._two(w[i - 1] if i else first, w[i]) for i in range(self.levels + 1)])
         self.pool = nn.ModuleList([MAX_POOL[c.dims](s, s) for s in c.strides])
         self.gating: nn.Module = nn.Identity()
         self.skips = nn.ModuleDict()
@@ -124,18 +138,23 @@ class AttentionUNet(nn.Module, TakesMultiples):
         self.up = nn.ModuleList([LinearUp(s) for s in c.strides])
         self.decoder = nn.ModuleList([self._two(w[i] + w[i + 1], w[i]) for i in range(self.levels)])
         heads = self.levels if c.deep_supervision else 1
-        self.heads = nn.ModuleList([conv(w[i], c.classes, ones) for i in range(heads)])
+        self.heads = nn.ModuleList([self._head(w[i]) for i in range(heads)])
         self.head_up = nn.ModuleList([LinearUp(shrink((ones, *c.strides[:i]))) for i in range(heads)])
         self.final = conv(heads * c.classes, c.classes, ones) if c.deep_supervision else nn.Identity()
         init_he(self, slope=0.0)
 
+    def _unit(self, inputs: int, outputs: int, kernel: Axes, stride: Axes | None = None) -> ConvUnit:
+        c = self.config
+        given: dict[str, Any] = {"norm_kind": c.norm, "act": c.activation, "bias": c.conv_bias, "dropout": c.dropout}
+        return ConvUnit(inputs, outputs, kernel, stride=stride, **given)
+
     def _two(self, inputs: int, outputs: int) -> nn.Sequential:
-        c, kernel = self.config, (3,) * self.config.dims
-        units = [
-            ConvUnit(n, outputs, kernel, norm_kind=c.norm, act=c.activation, bias=c.conv_bias, dropout=c.dropout)
-            for n in (inputs, outputs)
-        ]
-        return nn.Sequential(*units)
+        kernel = (3,) * self.dims
+        return nn.Sequential(self._unit(inputs, outputs, kernel), self._unit(outputs, outputs, kernel))
+
+    def _head(self, width: int) -> nn.Module:
+        c = self.config
+        return ShuffleUp(width, c.classes, c.stem_stride) if c.stem_stride else conv(width, c.classes, (1,) * c.dims)
 
     def forward(self, image: Tensor) -> Outputs:
         return Outputs(self._walk(image)[0])
@@ -147,7 +166,7 @@ class AttentionUNet(nn.Module, TakesMultiples):
     def _walk(self, image: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         self.sizes.check_image(image, self.in_channels)
         skips, maps, answers = list[Tensor](), list[Tensor](), list[Tensor]()
-        x = image
+        x = self.stem(image)
         for level, part in enumerate(self.encoder):
             x = part(self.pool[level - 1](x) if level else x)
             skips.append(x)

@@ -94,6 +94,7 @@ CATALOG: dict[str, Entry] = {
         tiny=(
             UNetPPConfig(widths=(4, 6, 8, 10)),
             UNetPPConfig(3, 3, 3, (4, 6, 8), ((1, 2, 2), (2, 2, 2)), norm="batch", up="linear", down="max", average=True),
+            UNetPPConfig(3, 3, 2, (4, 6, 8), stem_stride=(2, 2)),
         ),
         loss="dice_ce",
         recipe="default",
@@ -112,6 +113,7 @@ CATALOG: dict[str, Entry] = {
         tiny=(
             AttentionUNetConfig(widths=(4, 6, 8, 10)),
             AttentionUNetConfig(2, 3, 3, (4, 6, 8), ((1, 2, 2), (2, 2, 2)), "single", norm="instance", deep_supervision=False),
+            AttentionUNetConfig(3, 3, 2, (4, 6, 8), stem_stride=(2, 2)),
         ),
         loss="dice_ce",
         recipe="default",

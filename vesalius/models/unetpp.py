@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.errors import InputError
-from .blocks import MAX_POOL, UPCONV, ConvUnit, LinearUp, conv, init_he
+from .blocks import MAX_POOL, UPCONV, ConvUnit, LinearUp, ShuffleUp, conv, init_he
 from .contract import Outputs
 from .needs import Needs, bias_matters, levels_for
 from .sizes import Axes, Multiples, TakesMultiples, check_levels, shrink
@@ -44,6 +44,7 @@ class UNetPPConfig:
     skip_first       concat(X(i,0), ..., X(i,j-1), up), or (up, X(i,0), ...) when False
     deep_supervision 'no' | 'training' | 'always': when the heads of X(0,1) to X(0,L-1) answer too
     average          in use, main is the mean of all heads (the paper's accurate mode)
+    stem_stride      stride per axis of a first convolution in front of X(0,0), undone behind every head; ours, for CPUs
     """
 
     in_channels: int = 1
@@ -65,6 +66,7 @@ class UNetPPConfig:
     deep_supervision: Literal["no", "training", "always"] = "training"
     average: bool = False
     dropout: float = 0.0
+    stem_stride: Axes = ()
 
     def __post_init__(self) -> None:
         transitions = len(self.widths) - 1
@@ -72,6 +74,7 @@ class UNetPPConfig:
             "pools": (self.pools, transitions),
             "kernels": (self.kernels, transitions + 1),
             "decoder_kernels": (self.decoder_kernels, transitions),
+            "stem_stride": ((self.stem_stride,) if self.stem_stride else (), 1),
         }
         check_levels("U-Net++", self.dims, self.widths, 2, lists)
         if self.average and self.deep_supervision == "no":
@@ -81,6 +84,11 @@ class UNetPPConfig:
     def strides(self) -> tuple[Axes, ...]:
         """The pools, written out."""
         return self.pools or ((2,) * self.dims,) * (len(self.widths) - 1)
+
+    @property
+    def reduction(self) -> Axes:
+        """How many times smaller the coarsest grid is than the image, per axis."""
+        return shrink((self.stem_stride or (1,) * self.dims, *self.strides))
 
     def kernel(self, level: int, column: int) -> Axes:
         """The kernel of X(level, column), written out."""
@@ -122,37 +130,47 @@ class UNetPP(nn.Module, TakesMultiples):
         c = self.config = config
         self.dims, self.in_channels, self.classes = c.dims, c.in_channels, c.classes
         self.levels = len(c.widths) - 1
-        self.sizes = Multiples("U-Net++", shrink(c.strides), voxels=2 if c.norm == "instance" else 1)
+        self.sizes = Multiples("U-Net++", c.reduction, voxels=2 if c.norm == "instance" else 1)
         self.pool = nn.ModuleList([MAX_POOL[c.dims](s, s) if c.down == "max" else nn.Identity() for s in c.strides])
         later = [(i, j) for j in range(1, self.levels + 1) for i in range(self.levels + 1 - j)]
+        self.stem: nn.Module = nn.Identity()
+        if c.stem_stride:
+            self.stem = self._unit(c.in_channels, 0, tuple(2 * s - 1 for s in c.stem_stride), c.stem_stride)
         self.nodes = nn.ModuleDict({f"{i}_0": self._encoder(i) for i in range(self.levels + 1)})
         self.nodes.update({f"{i}_{j}": self._node(i, j) for i, j in later})
         self.up = nn.ModuleDict({f"{i}_{j}": self._up(i) for i, j in later})  # in front of X(i, j)
         heads = [self.levels] if c.deep_supervision == "no" else range(1, self.levels + 1)
-        self.heads = nn.ModuleDict({str(j): conv(c.widths[0], c.classes, (1,) * c.dims, bias=c.head_bias) for j in heads})
+        self.heads = nn.ModuleDict({str(j): self._head() for j in heads})
         init_he(self)
 
+    def _unit(self, inputs: int, level: int, kernel: Axes, stride: Axes | None = None) -> ConvUnit:
+        c = self.config
+        return ConvUnit(
+            inputs,
+            c.widths[level],
+            kernel,
+            norm_kind=c.norm,
+            act=c.activation,
+            stride=stride,
+            bias=c.conv_bias,
+            dropout=c.dropout,
+        )
+
+    def _head(self) -> nn.Module:
+        c = self.config
+        if c.stem_stride:
+            return ShuffleUp(c.widths[0], c.classes, c.stem_stride, bias=c.head_bias)
+        return conv(c.widths[0], c.classes, (1,) * c.dims, bias=c.head_bias)
+
     def _two(self, inputs: int, level: int, column: int, stride: Axes | None = None) -> nn.Sequential:
-        c, width = self.config, self.config.widths[level]
-        units = [
-            ConvUnit(
-                width if i else inputs,
-                width,
-                c.kernel(level, column),
-                norm_kind=c.norm,
-                act=c.activation,
-                stride=None if i else stride,
-                bias=c.conv_bias,
-                dropout=c.dropout,
-            )
-            for i in range(2)
-        ]
-        return nn.Sequential(*units)
+        kernel = self.config.kernel(level, column)
+        return nn.Sequential(self._unit(inputs, level, kernel, stride), self._unit(self.config.widths[level], level, kernel))
 
     def _encoder(self, level: int) -> nn.Sequential:
         c = self.config
         stride = c.strides[level - 1] if level and c.down == "stride" else None
-        return self._two(c.widths[level - 1] if level else c.in_channels, level, 0, stride)
+        first = c.widths[0] if c.stem_stride else c.in_channels
+        return self._two(c.widths[level - 1] if level else first, level, 0, stride)
 
     def _node(self, level: int, column: int) -> nn.Sequential:
         c = self.config
@@ -174,7 +192,7 @@ class UNetPP(nn.Module, TakesMultiples):
         answers: list[Tensor] = []  # of X(0,1), X(0,2), ...
         rows: list[list[Tensor]] = []  # rows[i] = X(i,0), X(i,1), ...
         for depth in range(self.levels + 1):  # an anti-diagonal after the other: X(depth,0), X(depth-1,1), ..., X(0,depth)
-            x = self.nodes[f"{depth}_0"](self.pool[depth - 1](rows[-1][0]) if depth else image)
+            x = self.nodes[f"{depth}_0"](self.pool[depth - 1](rows[-1][0]) if depth else self.stem(image))
             last = depth == self.levels
             if not last:
                 rows.append([x])

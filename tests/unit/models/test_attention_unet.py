@@ -38,7 +38,7 @@ def test_attention_maps_lie_on_their_skips_between_zero_and_one(config: Attentio
     size = tuple(2 * n for n in model.smallest)
     with torch.inference_mode():
         maps = model.attention(torch.randn(2, config.in_channels, *size))
-    grids = [size]
+    grids = [tuple(n // s for n, s in zip(size, config.stem_stride or (1,) * config.dims, strict=True))]
     for stride in config.strides:
         grids.append(tuple(n // s for n, s in zip(grids[-1], stride, strict=True)))
     gates = {"multi": 2, "single": 1}[config.gates]

@@ -7,8 +7,10 @@ from hypothesis import strategies as st
 
 from vesalius.core.errors import InputError, ShapeError
 from vesalius.models import layouts
+from vesalius.models.attention_unet import AttentionUNet, AttentionUNetConfig
 from vesalius.models.catalog import gflops, parameter_count
 from vesalius.models.unet import UNet, UNetConfig
+from vesalius.models.unetpp import UNetPP, UNetPPConfig
 
 
 @pytest.mark.parametrize(
@@ -125,10 +127,13 @@ def test_one_voxel_at_the_bottom_is_refused_by_instance_norm() -> None:
     assert torch.isfinite(model(torch.randn(1, 1, *model.smallest)).main).all()
 
 
-def test_a_strided_stem_takes_the_work_away_from_full_resolution() -> None:
+@pytest.mark.parametrize(
+    ("network", "config"), [(UNet, UNetConfig), (UNetPP, UNetPPConfig), (AttentionUNet, AttentionUNetConfig)]
+)
+def test_a_strided_stem_takes_the_work_away_from_full_resolution(network, config) -> None:
     with torch.device("meta"):
-        full = UNet(UNetConfig(widths=(32, 64, 128)))
-        stemmed = UNet(UNetConfig(widths=(32, 64, 128), stem_stride=(2, 2)))
+        full = network(config(widths=(32, 64, 128)))
+        stemmed = network(config(widths=(32, 64, 128), stem_stride=(2, 2)))
     assert gflops(stemmed, (1, 1, 128, 128)) < 0.35 * gflops(full, (1, 1, 128, 128))
 
 

@@ -8,6 +8,7 @@ from torch import nn
 
 from vesalius.core.errors import InputError
 from vesalius.models.catalog import CATALOG, make_config, parameter_count, plain
+from vesalius.models.sizes import shrink
 from vesalius.models.unetpp import UNetPP, UNetPPConfig
 from vesalius.models.unetpp_layouts import keras, nested, nnunet
 
@@ -56,7 +57,7 @@ def test_each_pruned_network_answers_as_its_head_in_the_whole(config: UNetPPConf
             torch.testing.assert_close(found.main, head, atol=1e-6, rtol=1e-6)
             assert len(found.auxiliary) == column - 1 and not small.training
     assert parameter_count(model.pruned(1)) < parameter_count(model.pruned(2)) <= parameter_count(model)
-    assert model.pruned(1).divisor == config.strides[0]
+    assert model.pruned(1).divisor == shrink((config.stem_stride or (1,) * config.dims, config.strides[0]))
 
 
 def test_pruning_leaves_the_whole_network_as_it_was() -> None:
