@@ -8,7 +8,7 @@ import pytest
 import torch
 from specimens import picture, volume
 
-from vesalius.core.errors import ChannelError, InputError, OutputError
+from vesalius.core.errors import ChannelError, GeometryError, InputError, OutputError
 from vesalius.io.files import read, read_mask
 from vesalius.pipeline import segment as room
 from vesalius.pipeline.explain import explain
@@ -76,6 +76,43 @@ def test_a_grey_picture_is_repeated_for_an_rgb_model_and_that_is_said(picture_we
 def test_other_channels_than_the_model_wants_are_an_error(volume_weights, tmp_path):
     with pytest.raises(ChannelError, match=r"3 channels.*wants 1 \(MRI\)"):
         segment(picture(tmp_path / "case.png"), tmp_path / "out", model="unet", weights=volume_weights, device="cpu")
+
+
+@pytest.mark.parametrize("name", ["flat.nii.gz", "slice.dcm"])
+def test_a_lone_slice_is_refused_by_a_task_of_volumes(name, volume_weights, tmp_path):
+    from specimens import dicom_series
+
+    if name.endswith(".dcm"):
+        case = next(iter(dicom_series(tmp_path / "series", slices=1).iterdir())).rename(tmp_path / name)
+    else:
+        case = volume(tmp_path / name, size=(20, 18, 1))
+    with pytest.raises(GeometryError, match=rf"{name}: this is a single slice.*volumes.*Give the whole volume"):
+        segment(case, tmp_path / "out", model="unet", weights=volume_weights, device="cpu")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_volume_given_to_a_task_of_pictures_is_segmented_slice_by_slice_and_that_is_said(picture_weights, tmp_path):
+    import tifffile
+
+    pages = np.random.default_rng(0).integers(0, 255, (3, 32, 40), np.uint8)
+    tifffile.imwrite(tmp_path / "stack.tif", pages, photometric="minisblack")
+    predictor = load("unet", weights=picture_weights, device="cpu", precision="fp32")
+    found = segment_image(read(tmp_path / "stack.tif"), predictor)
+    assert any("each of its 3 slices" in note for note in found.notes)
+    tifffile.imwrite(tmp_path / "second.tif", pages[1], photometric="minisblack")
+    np.testing.assert_array_equal(found.mask.array[1], segment_image(read(tmp_path / "second.tif"), predictor).mask.array[0])
+
+
+def test_a_chosen_series_is_the_one_case_wherever_in_the_study_it_lies(volume_weights, tmp_path):
+    from specimens import dicom_series
+
+    dicom_series(tmp_path / "study" / "first", series="1.2.3.1")
+    dicom_series(tmp_path / "study" / "second", slices=6, series="1.2.3.2")
+    given = {"model": "unet", "weights": volume_weights, "device": "cpu", "report": False}
+    summary = segment(tmp_path / "study", tmp_path / "out", series="1.2.3.2", **given)
+    assert [(case.name, case.state, case.shape[0]) for case in summary.cases] == [("study", "done", 6)]
+    with pytest.raises(InputError, match="no such"):
+        segment(tmp_path / "nowhere", tmp_path / "other", series="1.2.3.2", **given)
 
 
 def test_what_was_made_with_other_options_is_not_replaced_unless_allowed(picture_weights, tmp_path):

@@ -8,21 +8,21 @@ from pathlib import Path
 from typing import Any
 
 from ..core.image import Grid, Image
-from ..io.files import find_inputs, read
+from ..io.files import read
 from ..tasks.task import Task
 from ..transforms.restore import Restore
 from ..transforms.spatial import Step, prepare
 from .memory import Budget, readable
 from .outputs import Outputs
 from .predictor import Predictor, load
-from .segment import SegmentOptions, fit_channels, flips_of
+from .segment import SegmentOptions, fit_channels, fit_dims, flips_of, inputs_of
 from .tiled import plan_tiles
 
 
 def explain(input: str | Path, out: str | Path, options: SegmentOptions) -> str:
     """What `segment` with the same arguments would do to its first case, a line a step. Writes nothing; raises as `segment`."""
     predictor = load(options.task or options.model, weights=options.weights, device=options.device, precision=options.precision)
-    inputs = find_inputs(input, channels=len(predictor.task.channels))
+    inputs = inputs_of(input, options, predictor.task)
     outputs = Outputs.of(out, inputs, options.format)
     image = read(inputs[0], series=options.series)
     lines = [*explain_image(image, predictor, options), ("write", f"{outputs.mask_path(image)}, on the image's own grid")]
@@ -36,7 +36,7 @@ def explain_image(image: Image, predictor: Predictor, options: SegmentOptions) -
     """(step, what it does) for one image, from reading to cleaning."""
     task = predictor.task
     yield "read", f"{image.name}: {_channels(image)}, {_grid(image.grid)}, {image.array.dtype}"
-    fitted = fit_channels(image, task)
+    fitted = fit_dims(fit_channels(image, task), task)
     for note in fitted.notes:
         yield "", f"note: {note}"
     small = fitted

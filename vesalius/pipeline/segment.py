@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 
 from ..core.atomic import atomic
-from ..core.errors import ChannelError, InputError, OutputError
+from ..core.errors import ChannelError, GeometryError, InputError, OutputError
 from ..core.image import Image, Mask
 from ..io.files import Input, case_name, content_hash, find_inputs, read, read_mask, write
+from ..io.formats import format_of
 from ..tasks.task import Task
 from ..transforms.clean import clean
 from ..transforms.spatial import prepare
@@ -147,7 +148,7 @@ def segment(
     """
     options = replace(options or SegmentOptions(), **given)
     predictor = load(options.task or options.model, weights=options.weights, device=options.device, precision=options.precision)
-    inputs = find_inputs(input, channels=len(predictor.task.channels))
+    inputs = inputs_of(input, options, predictor.task)
     outputs = Outputs.of(out, inputs, options.format)
     known = outputs.folder.exists()
     outputs.prepare()
@@ -182,7 +183,7 @@ def segment_image(
     Raises ChannelError, ShapeError, GeometryError where image and task do not fit, InputError where memory does not suffice.
     """
     options, task, seconds = options or SegmentOptions(), predictor.task, _Stages()
-    image = fit_channels(image, task)
+    image = fit_dims(fit_channels(image, task), task)
     with seconds("prepare"):
         small, restore = prepare(image, task.steps)
     budget = Budget.of(options.max_ram, image, small, restore, task.outputs)
@@ -206,6 +207,28 @@ def segment_image(
     found = amounts(mask, counts), object_count(mask, counts)
     agreement = measure_agreement(predictor, small.array) if compare and predictor.arithmetic == "bf16" else None
     return Result(mask, image.notes, seconds.spent, *found, probabilities, agreement)
+
+
+def inputs_of(input: str | Path, options: SegmentOptions, task: Task) -> list[Input]:
+    """The cases at `input`; where a DICOM series is chosen, that one alone, wherever in the folder it lies. Raises as `find_inputs`."""
+    if options.series is not None:
+        format_of(Path(input))  # a place that is not there is told at once
+        return [Path(input)]
+    return find_inputs(input, channels=len(task.channels))
+
+
+def fit_dims(image: Image, task: Task) -> Image:
+    """The image itself: a volume given to a task of pictures is noted; a lone slice given to one of volumes is a GeometryError."""
+    if task.dims == 3 and image.grid.dims == 2:
+        raise GeometryError(
+            f"this is a single slice, and the task '{task.name}' is one of volumes",
+            file=image.source.path if image.source else None,
+            fix="give the whole volume",
+        )
+    if task.dims == 2 and image.grid.dims == 3:
+        said = f"a volume, given to a task of pictures: each of its {image.grid.shape[0]} slices was segmented by itself"
+        return replace(image, notes=(*image.notes, said))
+    return image
 
 
 def fit_channels(image: Image, task: Task) -> Image:
