@@ -25,7 +25,8 @@ from .decoding import Peek, decoding, native, rgb_names, without_alpha
 MAP_ABOVE = 2**28  # bytes: an uncompressed TIFF above this is mapped, not read
 MM_PER_UNIT = {"m": 1e3, "cm": 10.0, "mm": 1.0, "µm": 1e-3, "μm": 1e-3, "um": 1e-3, "micron": 1e-3, "microns": 1e-3}
 MM_PER_UNIT |= {"\\u00B5m": 1e-3, "\\u00b5m": 1e-3, "micrometer": 1e-3, "nm": 1e-6, "pm": 1e-9, "inch": 25.4}
-EXIF_ORIENTATION = 0x0112
+EXIF_ORIENTATION = 0x0112  # the same tag in a TIFF
+ALPHA = (1, 2)  # ExtraSamples that are opacity; 0 is any further channel
 DEEP_COLOURS = {2: 3, 4: 1, 6: 3}  # PNG colour types that Pillow would cut to 8 bit: RGB, grey with alpha, RGBA -> channels
 
 
@@ -67,6 +68,8 @@ def read_tiff(path: Path, name: str, *, as_labels: bool = False) -> Image:
         series, page = tiff.series[0], cast(Any, tiff.series[0].keyframe)
         if len(tiff.series) > 1:
             notes.append(f"the file holds {len(tiff.series)} images of different sizes or kinds; the first is read")
+        if EXIF_ORIENTATION in page.tags and int(page.tags[EXIF_ORIENTATION].value) > 1:
+            notes.append("its orientation tag asks for a rotation or a mirroring; the pixels are taken as stored")
         order = _house_axes(series.axes, series.shape, path)
         if series.nbytes > MAP_ABOVE and page.is_memmappable:
             array: np.ndarray = tifffile.memmap(path, mode="r", series=0)
@@ -86,7 +89,7 @@ def peek_tiff(path: Path) -> Peek:
     with decoding(path, "TIFF"), tifffile.TiffFile(path) as tiff:
         series, page = tiff.series[0], cast(Any, tiff.series[0].keyframe)
         sizes = _house_axes(series.axes, series.shape, path)
-        channels = 3 if page.photometric == 3 else sizes[0] - (1 if sizes[0] in (2, 4) else 0)
+        channels = 3 if page.photometric == 3 else sizes[0] - int(_has_alpha(page, sizes[0]))
         return Peek(_grid(sizes[1:], _spacing_mm(tiff)), channels)
 
 
@@ -210,10 +213,15 @@ def _colours(array: np.ndarray, page: Any, notes: list[str], as_labels: bool) ->
     if photometric == 0 and not as_labels and array.dtype.kind == "u":
         notes.append("white was stored as zero; grey values are inverted")
         array = np.iinfo(array.dtype).max - array
-    has_alpha = bool(page.extrasamples) or (photometric == 2 and len(array) == 4)
-    if has_alpha and len(array) in (2, 4):
+    if _has_alpha(page, len(array)):
         array = without_alpha(array[:-1], array[-1], notes)
     return array
+
+
+def _has_alpha(page: Any, channels: int) -> bool:
+    """Whether the last of the channels is an alpha: the tags say so, or it is the fourth of an RGB picture."""
+    said = any(int(extra) in ALPHA for extra in page.extrasamples)
+    return channels in (2, 4) and (said or (int(page.photometric) == 2 and channels == 4))
 
 
 def _grid(shape: Sequence[int], spacing: tuple[float | None, float, float] | None) -> Grid:

@@ -67,6 +67,28 @@ def test_an_opaque_alpha_is_dropped_and_said_another_is_an_error(tmp_path, array
         read(save(tmp_path / f"b{suffix}", opaque(array, 7)))
 
 
+@pytest.mark.parametrize("channels", [2, 3, 4])
+@pytest.mark.parametrize("kind", ["imagej", "ome", "plain"])
+def test_channels_of_a_tiff_are_no_alpha_and_the_header_tells_as_many(tmp_path, channels, kind):
+    array = np.random.default_rng(0).integers(0, 9, (channels, 8, 9), np.uint16)
+    array[-1] = 65535  # as opaque as can be
+    path = tmp_path / ("a.ome.tif" if kind == "ome" else "a.tif")
+    if kind == "plain":
+        tifffile.imwrite(path, array.transpose(1, 2, 0), photometric="minisblack", planarconfig="contig")
+    else:
+        tifffile.imwrite(path, array, imagej=kind == "imagej", metadata={"axes": "CYX"}, photometric="minisblack")
+    image = read(path)
+    np.testing.assert_array_equal(image.array[:, 0], array)
+    assert peek(path).channels == channels and not image.notes
+
+
+def test_a_tiff_that_asks_to_be_turned_is_read_as_stored_and_that_is_said(tmp_path):
+    Pillow.fromarray(GREY8).save(tmp_path / "a.tif", tiffinfo={274: 6})
+    image = read(tmp_path / "a.tif")
+    assert agrees(image, GREY8) and "orientation tag" in image.notes[0]
+
+
+
 @pytest.mark.parametrize("compression", ["zlib", "lzw", "packbits", "zstd"])
 @pytest.mark.parametrize("tile", [None, (16, 16)])
 def test_compressed_and_tiled_tiffs_are_read(tmp_path, compression, tile):
