@@ -75,10 +75,12 @@ class Grid:
 
     @property
     def voxel_mm3(self) -> float | None:
-        """Volume of a voxel in mm3 (its area in mm2 for a picture), or None if unknown."""
-        if self.spacing is None:
+        """Volume of a voxel in mm3 (its area in mm2 for a picture), or None if unknown; of a sheared one less than its sides say."""
+        if self.affine is None:
             return None
-        return float(np.prod(self.spacing[1:] if self.dims == 2 else self.spacing))
+        z, y, x = self.affine[:3, :3].T
+        across = np.cross(y, x)
+        return float(np.linalg.norm(across) if self.dims == 2 else abs(z @ across))
 
     def same_as(self, other: Grid, tolerance_mm: float = 1e-3) -> bool:
         """Same shape, and no voxel corner further than `tolerance_mm` from its counterpart."""

@@ -314,7 +314,8 @@ def _pixels(header: Any, frames: Sequence[Frame]) -> tuple[tuple[Frame, ...], np
     """Frames kept, their real values (C, Z, Y, X), and notes. Two slices at one place must be alike: one is kept."""
     channels = 3 if int(header.get("SamplesPerPixel", 1)) == 3 or _is_palette(header) else 1
     rescales = {(frame.slope, frame.intercept) for frame in frames}
-    at_once = len(rescales) == 1 and all(value.is_integer() for value in next(iter(rescales)))
+    whole = all(frame.stored.kind in "ui" for frame in frames)
+    at_once = whole and len(rescales) == 1 and all(value.is_integer() for value in next(iter(rescales)))
     dtype = np.result_type(*{frame.stored for frame in frames}) if at_once else np.dtype(np.float32)
     array = np.empty((channels, len(frames), int(header.Rows), int(header.Columns)), dtype)
     invert = header.get("PhotometricInterpretation") == "MONOCHROME1" and header.get("Modality") in INVERTED

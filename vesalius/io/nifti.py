@@ -217,4 +217,5 @@ def _usable(affine: np.ndarray, flat: bool) -> np.ndarray | None:
     x, y, z = affine[:3, :3].T
     if flat and not z.any() and np.cross(x, y).any():
         affine[:3, 2] = np.cross(x, y) / np.linalg.norm(np.cross(x, y)) * np.linalg.norm(x)
-    return affine if abs(np.linalg.det(affine[:3, :3])) > 1e-12 else None
+    sides = np.linalg.norm(affine[:3, :3], axis=0)  # the angles decide, as for a Grid: voxels may be nanometres
+    return affine if sides.all() and abs(np.linalg.det(affine[:3, :3] / sides)) > 1e-6 else None

@@ -155,6 +155,14 @@ def test_slices_stored_signed_and_unsigned_make_one_volume(tmp_path, ct):
     np.testing.assert_array_equal(read(tmp_path / "study").array[0, :, 0, 0], [-5 - 1024, 60000 - 1024])
 
 
+def test_fractions_with_a_whole_slope_stay_fractions(tmp_path):
+    one = Series("MR").slice(np.zeros((4, 5), np.uint16), RescaleSlope=2, RescaleIntercept=1, BitsAllocated=32)
+    del one.PixelData, one.PixelRepresentation, one.BitsStored, one.HighBit
+    one.FloatPixelData = np.full((4, 5), 0.25, np.float32).tobytes()
+    np.testing.assert_array_equal(read(save(one, tmp_path / "a.dcm")).array, np.float32(1.5))
+
+
+
 def test_a_ct_without_rescale_is_not_called_hounsfield(tmp_path, ct):
     one = ct.slice(np.ones((4, 5), np.int16))
     del one.RescaleSlope, one.RescaleIntercept, one.RescaleType

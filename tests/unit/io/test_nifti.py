@@ -149,6 +149,13 @@ def test_an_unusable_sform_gives_way_to_the_qform_and_that_is_said(tmp_path):
     assert read_image.grid.spacing == (4, 3, 2) and "sform is unusable" in read_image.notes[0]
 
 
+def test_voxels_of_nanometres_keep_their_orientation(tmp_path):
+    affine = np.diag([5e-5, -5e-5, 5e-5, 1])
+    image = read(saved(tmp_path / "a.nii", np.zeros((3, 4, 5), np.uint8), affine))
+    assert image.grid.orientation == "SPR" and image.notes == ()
+
+
+
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
 def test_a_picture_in_two_dimensions_comes_back_in_two(tmp_path, suffix):
     path = saved(tmp_path / f"a{suffix}", np.arange(12, dtype=np.uint8).reshape(3, 4), np.diag([0.5, 0.7, 1, 1]))

@@ -20,6 +20,7 @@ def mask(shape=(4, 5, 6), affine=None, dims=3, instances=False):
     "shape, affine, dims, each, unit",
     [
         ((4, 5, 6), np.diag([2.0, 0.5, 3.0, 1.0]), 3, 0.003, "ml"),
+        ((4, 5, 6), np.diag([2.0, 0.5, 3.0, 1.0]) + np.diag([1.5, 0, 0], 1), 3, 0.003, "ml"),  # sheared: its sides are longer
         ((4, 5, 6), None, 3, 1, "voxels"),
         ((1, 5, 6), None, 2, 1, "px"),
         ((1, 5, 6), np.diag([7.0, 0.5, 0.2, 1.0]), 2, 0.1, "mm2"),
