@@ -172,8 +172,9 @@ def _labels(root: Path, found: Found, instances: bool, notes: list[str]) -> tupl
                                file=root, fix="number the objects 1..n, or leave out --instances")  # fmt: skip
         kind = found.labels.items[0].name if found.labels and len(found.labels) == 1 else "object"
         return Labels((Label(1, kind),)), False
-    if values == [255]:
-        notes.append("masks hold only 0 and 255: 255 is read as label 1")
+    if 255 in values and all(each in (set(), {1}, {255}) for each in held):
+        others = ", others only 0 and 1" if 1 in values else ""
+        notes.append(f"masks hold only 0 and 255{others}: 255 is read as label 1")
         return Labels((Label(1, "foreground"),)), True
     if len(values) > MANY_LABELS or _look_numbered(held):
         notes.append(f"masks hold {len(values)} different values; if these are objects, not classes, use --instances")

@@ -105,6 +105,15 @@ def test_0_and_255_mean_class_1_and_that_is_said(tmp_path, values, binary):
     assert set(np.unique(found.array)) == ({0, 1} if binary else set(values))
 
 
+def test_masks_of_0_and_1_may_stand_among_masks_of_0_and_255(tmp_path):
+    root = pairs(tmp_path, values=(0, 255))
+    Pillow.fromarray(np.eye(8, 9, dtype=np.uint8)).save(root / "masks" / "b.png")
+    dataset = open_dataset(root)
+    assert dataset.labels.values == (1,) and any("others only 0 and 1: 255 is read as label 1" in n for n in dataset.notes)
+    assert [set(np.unique(dataset.load(case)[1].array)) for case in dataset.cases] == [{0, 1}] * 3
+
+
+
 def test_instances_are_objects_of_one_kind(tmp_path):
     dataset = open_dataset(pairs(tmp_path, values=(0, 3, 17, 300)), instances=True)
     _, found = dataset.load(dataset.cases[0])
