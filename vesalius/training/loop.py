@@ -25,7 +25,7 @@ from .border import class_weights
 from .checkpoint import CHECKPOINT, load_checkpoint
 from .data import Order, Samples, batches, gather
 from .inspect import Fingerprint, fingerprint
-from .plan import Data, Plan, derive, fit_patch, read_plan, write_plan
+from .plan import Data, Plan, check_labels, derive, fit_patch, read_plan, write_plan
 from .recipe import Recipe, override, read_recipe
 from .session import RunSummary, Say, Session, TrainOptions
 from .split import Split, read_split, split_cases, write_split
@@ -156,6 +156,7 @@ def read_or_derive(dataset: Path, options: TrainOptions, say: Say, seen: Seen | 
         plan = read_plan(options.plan)
         plan = plan.model_copy(update={"recipe": adjust(plan.recipe, options)})
         data = open_dataset(dataset, instances=plan.data.instances, patients=options.patients or plan.data.patients)
+        check_labels(plan.task, data)
         for note in data.notes:
             say(note)
         return plan, data

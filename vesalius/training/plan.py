@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import tomllib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +139,7 @@ def derive(
     shapes = prepared_shapes(found, recipe)
     middle = tuple(int(n) for n in np.median(shapes, 0))
     patch = recipe.patch or choose_patch((middle[0], middle[1], middle[2]), dims)
-    labels = like.labels if like else dataset.labels
+    labels = replace(like.labels, ignore=dataset.labels.ignore) if like else dataset.labels
     if like and like.model.name == model and not slices:
         config = plain(make_config(listed.config, {**fitting(like.model.config, recipe.model), **recipe.model}))
     else:
@@ -173,11 +174,25 @@ def check_like(like: Task, dataset: Any, found: Fingerprint) -> None:
     if found.channels not in (1 if like.channels == RGB else len(like.channels), len(like.channels)):
         told = f"{found.channels} channels, where the task '{like.name}' has {len(like.channels)} ({', '.join(like.channels)})"
         raise ChannelError(told, file=dataset.root, fix="train without --task")
-    if not like.instances and (extra := set(dataset.labels.values) - set(like.labels.values)):
-        fix = f"map them to {', '.join(f'{label.value} {label.name}' for label in like.labels)}, or train without --task"
+    check_labels(like, dataset)
+
+
+def check_labels(like: Task, dataset: Any) -> None:
+    """Raises LabelError where the masks hold what the task `like` does not know, or mean something else by its values."""
+    if like.instances:
+        return
+    fix = f"map them to {', '.join(f'{label.value} {label.name}' for label in like.labels)}, or begin without this task"
+    if extra := set(dataset.labels.values) - {*like.labels.values, like.labels.ignore}:
         raise LabelError(
             f"the masks hold {sorted(extra)}, which the task '{like.name}' does not know", file=dataset.root, fix=fix
         )
+    if dataset.labels.ignore in like.labels.values:
+        raise LabelError(f"the masks ignore {dataset.labels.ignore}, a label of '{like.name}'", file=dataset.root, fix=fix)
+    known = {label.name.lower(): label.value for label in like.labels}
+    for label in dataset.labels:
+        if (value := known.get(label.name.lower(), label.value)) != label.value:
+            told = f"'{label.name}' is {label.value} in these masks, and {value} in the task '{like.name}'"
+            raise LabelError(told, file=dataset.root, fix=fix)
 
 
 def spatial_steps(

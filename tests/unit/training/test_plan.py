@@ -8,6 +8,7 @@ import pytest
 from trainable import pictures, volumes
 
 from vesalius.core.errors import ChannelError, DatasetError, InputError, LabelError, UnreadableFile
+from vesalius.core.labels import Label, Labels
 from vesalius.io.datasets import open_dataset
 from vesalius.models.needs import choose_pools
 from vesalius.tasks.catalog import TASKS
@@ -90,6 +91,22 @@ def test_labels_that_a_task_does_not_know_are_an_error(volume_set):
     )
     with pytest.raises(LabelError, match="does not know"):
         plan_of(open_dataset(volume_set), like=nobody)
+
+
+def test_what_the_data_ignore_stays_ignored_under_a_shipped_task(volume_set):
+    data = open_dataset(volume_set)
+    ignoring = replace(data, labels=replace(data.labels, ignore=255))
+    assert plan_of(ignoring, like=TASKS["hippocampus"]).task.labels == replace(TASKS["hippocampus"].labels, ignore=255)
+    with pytest.raises(LabelError, match="ignore 2, a label of 'hippocampus'"):
+        plan_of(replace(data, labels=Labels(data.labels.items[:1], ignore=2)), like=TASKS["hippocampus"])
+
+
+def test_names_that_a_task_gives_to_other_values_are_an_error(volume_set):
+    data = open_dataset(volume_set)
+    swapped = replace(data, labels=Labels((Label(1, "Posterior"), Label(2, "Anterior"))))
+    with pytest.raises(LabelError, match=r"'Posterior' is 1 in these masks, and 2 in the task 'hippocampus'.*1 anterior"):
+        plan_of(swapped, like=TASKS["hippocampus"])
+
 
 
 @pytest.mark.parametrize("instances, loss", [(False, "objects"), (False, "dice_bce"), (True, "dice_ce")])
