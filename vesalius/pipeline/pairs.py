@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 from ..core.errors import DatasetError, UnreadableFile
 from ..core.image import Mask
 from ..core.labels import Labels
+from ..io.datasets import read_patients
 from ..io.files import case_name, find_inputs, read_mask
 from ..io.formats import is_dicom
 from ..metrics.overlap import values
@@ -124,15 +124,3 @@ def _patients(ref: Path, table: str | Path | None, names: Sequence[str]) -> tupl
     if unknown:
         return {name: name for name in names}, (f"{path.name} does not name every case: each case is its own patient",)
     return {name: known[name] for name in names}, (f"patients from {path.name}",)
-
-
-def read_patients(path: Path) -> dict[str, str]:
-    """Patient of every case in a table with the columns `case` and `patient`; raises DatasetError."""
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UnreadableFile("this is no table of patients", file=path, fix="write lines case,patient") from error
-    if not rows or not {"case", "patient"} <= rows[0].keys():
-        raise DatasetError("the table needs the columns case and patient", file=path, fix="begin it with the line case,patient")
-    return {row["case"].strip(): row["patient"].strip() for row in rows if row["case"] and row["patient"]}

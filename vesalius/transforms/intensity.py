@@ -102,7 +102,7 @@ class Window:
 
 @dataclass(frozen=True)
 class Scale:
-    """x / `divide`, for 8-bit pictures. A brighter voxel than `divide` raises InputError: the picture is of another depth."""
+    """x / `divide`, for 8-bit pictures. InputError for a brighter voxel, and for fractions of 1: pictures of another depth."""
 
     kind: Literal["scale"] = "scale"
     divide: float = 255.0
@@ -118,6 +118,12 @@ class Scale:
                 f"intensities reach {top:g}, but the step 'scale' divides by {self.divide:g}",
                 file=image.source.path if image.source else None,
                 fix="convert the picture to 8 bits, or train with the step 'percentile'",
+            )
+        if image.array.dtype.kind == "f" and 0 < top <= 1 < self.divide:
+            raise InputError(
+                f"intensities are fractions up to {top:g}, but the step 'scale' divides by {self.divide:g}",
+                file=image.source.path if image.source else None,
+                fix="save the picture in 8 bits",
             )
         out = np.empty(image.array.shape, np.float32)
         np.divide(image.array, np.float32(self.divide), out=out, casting="same_kind")

@@ -162,8 +162,10 @@ def test_intervals_are_clustered_by_the_patients_of_cases_csv(folders, tmp_path)
     table.write_text("case,patient\ncase_0,p0\n")
     with pytest.raises(DatasetError, match="5 cases have no patient"):
         evaluate(pred, ref, patients=table)
+    table.write_text("Patient;Case\n" + "".join(f"p{i % 2};case_{i}.nii.gz\n" for i in range(6)))
+    assert evaluate(pred, ref, patients=table).summary["1"]["dice"]["patients"] == 2
     table.write_text("name,who\ncase_0,p0\n")
-    with pytest.raises(DatasetError, match="columns case and patient"):
+    with pytest.raises(DatasetError, match="columns 'case' and 'patient'"):
         evaluate(pred, ref, patients=table)
 
 
