@@ -78,14 +78,14 @@ def test_other_channels_than_the_model_wants_are_an_error(volume_weights, tmp_pa
         segment(picture(tmp_path / "case.png"), tmp_path / "out", model="unet", weights=volume_weights, device="cpu")
 
 
-@pytest.mark.parametrize("name", ["flat.nii.gz", "slice.dcm"])
+@pytest.mark.parametrize("name", ["flat.nii.gz", "sagittal.nii.gz", "slice.dcm"])
 def test_a_lone_slice_is_refused_by_a_task_of_volumes(name, volume_weights, tmp_path):
     from specimens import dicom_series
 
     if name.endswith(".dcm"):
         case = next(iter(dicom_series(tmp_path / "series", slices=1).iterdir())).rename(tmp_path / name)
     else:
-        case = volume(tmp_path / name, size=(20, 18, 1))
+        case = volume(tmp_path / name, size=(20, 18, 1) if name.startswith("flat") else (1, 20, 18))
     with pytest.raises(GeometryError, match=rf"{name}: this is a single slice.*volumes.*Give the whole volume"):
         segment(case, tmp_path / "out", model="unet", weights=volume_weights, device="cpu")
     assert not (tmp_path / "out").exists()

@@ -75,7 +75,7 @@ class Grid:
 
     @property
     def voxel_mm3(self) -> float | None:
-        """Volume of a voxel in mm3 (its area in mm2 for a picture), or None if unknown; of a sheared one less than its sides say."""
+        """Volume of a voxel in mm3 (its area in mm2 for a picture), or None if unknown; less than its sides say if sheared."""
         if self.affine is None:
             return None
         z, y, x = self.affine[:3, :3].T

@@ -124,6 +124,7 @@ def _check_names(root: Path, cases: Iterable[Case]) -> None:
 
 def _checked_headers(root: Path, cases: tuple[Case, ...]) -> list[Peek]:
     """The header of every image, its mask compared; DatasetError for sizes that differ and for spacing in some only."""
+
     def look(case: Case) -> Peek:
         image = peek(case.images[0] if len(case.images) == 1 else case.images)
         if case.mask is not None and format_of(case.mask) != "dicom":  # a SEG omits empty frames

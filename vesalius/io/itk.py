@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 
 from ..core.atomic import atomic
-from ..core.errors import InputError, OutputError
+from ..core.errors import GeometryError, InputError, OutputError
 from ..core.image import Grid, Image, Mask, Source
 from .decoding import Peek, decoding, native
+from .raster import MM_PER_UNIT
 
 SPACED = re.compile(r"^(space directions|spacings|ElementSpacing|ElementSize)\s*[:=](?!.*nan)", re.MULTILINE | re.IGNORECASE)
+UNITS = re.compile(r"^(?:space )?units:(.*)$", re.MULTILINE | re.IGNORECASE)  # of NRRD; ITK passes over them
 HEADER_BYTES = 65536
 
 
@@ -70,7 +72,8 @@ def _grid(picture: Any, path: Path) -> Grid:
     size, ndim = picture.GetSize(), picture.GetDimension()
     spatial = min(ndim, 3)
     shape = (*size[:spatial], 1)[:3][::-1]
-    if not _states_spacing(path):
+    head = _header(path)
+    if not SPACED.search(head):
         return Grid(shape, None, 2 if shape[0] == 1 else 3)
     direction = np.array(picture.GetDirection()).reshape(ndim, ndim)[:spatial, :spatial]
     affine = np.eye(4)
@@ -78,15 +81,25 @@ def _grid(picture: Any, path: Path) -> Grid:
     affine[:spatial, 3] = picture.GetOrigin()[:spatial]
     if spatial == 2:
         affine[2, 2] = picture.GetSpacing()[0]  # a picture's third size means nothing
+    affine[:3] *= _mm_per_unit(head)
     affine[:2] *= -1  # LPS -> RAS
     return Grid(shape, affine[:, [2, 1, 0, 3]], 2 if shape[0] == 1 else 3)
 
 
-def _states_spacing(path: Path) -> bool:
+def _header(path: Path) -> str:
     with open(path, "rb") as file:
         text = file.read(HEADER_BYTES).decode("latin-1")
-    head = re.split(r"\n\r?\n|ElementDataFile", text, maxsplit=1)[0]
-    return bool(SPACED.search(head))
+    return re.split(r"\n\r?\n|ElementDataFile", text, maxsplit=1)[0]
+
+
+def _mm_per_unit(head: str) -> float:
+    """What an NRRD header counts in, mm where it names no length. Raises GeometryError where its axes count differently."""
+    lines = "".join(UNITS.findall(head)).encode("latin-1").decode("utf-8", "replace")
+    named = set(re.findall('"([^"]*)"', lines))
+    known = {MM_PER_UNIT[unit] for unit in named & MM_PER_UNIT.keys()}
+    if len(known) > 1:
+        raise GeometryError(f"its axes count in different units: {', '.join(sorted(named))}", fix="save it in mm")
+    return known.pop() if known else 1.0
 
 
 def _sitk() -> Any:

@@ -94,6 +94,18 @@ def read_segmentation(path: Path, name: str, like: Image | None = None) -> Mask:
     return Mask(array, grid, labels, Source(file, "dicom-seg", name))
 
 
+def joint_grid(a: Grid, b: Grid) -> Grid:
+    """The grid from the first to the last frame of two segmentations, each of which omits the empty frames at its ends."""
+    base, other = (a, b) if a.shape[0] >= b.shape[0] else (b, a)
+    if base.affine is None or other.affine is None:
+        return base
+    start = round(float((np.linalg.inv(base.affine) @ other.affine[:, 3])[0]))
+    first, last = min(0, start), max(base.shape[0], start + other.shape[0])
+    affine = base.affine.copy()
+    affine[:3, 3] += first * affine[:3, 0]
+    return Grid((last - first, *base.shape[1:]), affine, 2 if last - first == 1 else 3)
+
+
 def _numbers(segmentation: Any, like: Image | None, file: Path) -> tuple[np.ndarray, Grid]:
     """Segment numbers (Z, Y, X) and their grid."""
     stack = like.source.header if like is not None and like.source and like.source.format == "dicom" else None

@@ -1,8 +1,8 @@
 """Masks against references: every case by itself, then all of them together.
 
-    pairs = find_pairs(pred, ref)           by stem; a missing prediction is an empty one
-    scores = score_case(pred, ref)          overlap, surfaces, objects; one case in memory at a time
-    summary = bootstrap(scores, patients)   mean with a 95 % interval, clustered by patient
+pairs = find_pairs(pred, ref)           by stem; a missing prediction is an empty one
+scores = score_case(pred, ref)          overlap, surfaces, objects; one case in memory at a time
+summary = bootstrap(scores, patients)   mean with a 95 % interval, clustered by patient
 """
 
 from __future__ import annotations
@@ -71,6 +71,9 @@ def evaluate(
         cases.append(_result(pair, known, scoring, must_work=pairs.single))
         if progress is not None:
             progress(done, len(pairs.items), pair.name)
+    counts = [score.metrics["objects_ref"] for case in cases for score in case.scores.values()] if instances else []
+    if len(counts) > 1 and max(counts) == 1:
+        notes = (*notes, "no reference numbers more than one object: are these masks of classes, not of objects?")
     return Evaluation(tuple(cases), scoring, known, extra=pairs.extra, notes=notes)
 
 

@@ -80,9 +80,12 @@ def _network(
     numbers = sum(p.numel() for p in predictor.models[0].parameters())
     runs = len(predictor.models) * 2 ** len(flips)
     folds = f", {len(predictor.models)} folds" if len(predictor.models) > 1 else ""
-    yield "model", (
-        f"{task.model.name}, {numbers / 1e6:.2f} million parameters{folds}, {runs} pass{'es' * (runs > 1)} a tile, "
-        f"{predictor.arithmetic} on {predictor.device.type}"
+    yield (
+        "model",
+        (
+            f"{task.model.name}, {numbers / 1e6:.2f} million parameters{folds}, {runs} pass{'es' * (runs > 1)} a tile, "
+            f"{predictor.arithmetic} on {predictor.device.type}"
+        ),
     )
     held = f"about {readable(plan.held_bytes)} for tiles and scores"
     yield "memory", f"{held}, leaving in slabs of {plan.slab} plane{'s' * (plan.slab > 1)}, beside image and weights"

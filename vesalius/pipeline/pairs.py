@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from ..core.errors import DatasetError, UnreadableFile
-from ..core.image import Mask
+from ..core.image import Image, Mask
 from ..core.labels import Labels
 from ..io.datasets import read_patients
 from ..io.files import case_name, find_inputs, read_mask
 from ..io.formats import is_dicom
+from ..io.segmentation import joint_grid
 from ..metrics.overlap import values
 
 
@@ -75,16 +76,31 @@ def find_masks(path: Path) -> list[Path]:
 def read_pair(pair: Pair, labels: Labels | None, instances: bool = False) -> tuple[Mask, Mask, tuple[str, ...]]:
     """Prediction and reference of a case, with notes. A missing prediction is an empty mask on the reference's grid.
 
-    A mask of 0 and 255 alone is one of 0 and 1, unless `labels` give 255 a meaning.
+    A mask of 0 and 255 alone is one of 0 and 1, unless `labels` give 255 a meaning, or are several: then nobody knows which.
     """
     ref, of_ref = _binary(read_mask(pair.ref), labels, "reference")
     if pair.pred is None:
         nothing = Mask(np.zeros(ref.grid.shape, np.uint8), ref.grid)
         return replace(nothing, labels=labels, instances=instances), replace(ref, labels=labels, instances=instances), of_ref
-    pred, of_pred = _binary(read_mask(pair.pred), labels, "prediction")
+    pred = read_mask(pair.pred)
+    pred, ref = _frame_by_frame(pred, ref, pair)
+    pred, of_pred = _binary(pred, labels, "prediction")
     pred, of_grid = _on_picture(pred, ref)
     pred, ref = (replace(mask, labels=labels, instances=instances) for mask in (pred, ref))
     return pred, ref, of_ref + of_pred + of_grid
+
+
+def _frame_by_frame(pred: Mask, ref: Mask, pair: Pair) -> tuple[Mask, Mask]:
+    """Where either is a DICOM-SEG, which omits its empty frames, both on a grid that holds all frames. Raises GeometryError."""
+    is_seg = [mask.source is not None and mask.source.format == "dicom-seg" for mask in (pred, ref)]
+    if not any(is_seg) or pred.grid.same_as(ref.grid):
+        return pred, ref
+    grid = joint_grid(pred.grid, ref.grid) if all(is_seg) else pred.grid if is_seg[1] else ref.grid
+    like = Image(np.broadcast_to(np.uint8(0), (1, *grid.shape)), grid)
+    return (
+        read_mask(pair.pred, like=like) if is_seg[0] and pair.pred else pred,
+        read_mask(pair.ref, like=like) if is_seg[1] else ref,
+    )
 
 
 def is_binary(found: Sequence[set[int]]) -> bool:
@@ -93,7 +109,7 @@ def is_binary(found: Sequence[set[int]]) -> bool:
 
 
 def _binary(mask: Mask, labels: Labels | None, which: str) -> tuple[Mask, tuple[str, ...]]:
-    meant = labels is not None and 255 in (*labels.values, labels.ignore)
+    meant = labels is not None and (len(labels) > 1 or 255 in (*labels.values, labels.ignore))
     if meant or mask.array.max() != 255 or not set(values(mask.array).tolist()) <= {0, 255}:
         return mask, ()
     return replace(mask, array=(mask.array > 0).astype(np.uint8)), (f"the {which} holds 0 and 255 only: read as 0 and 1",)

@@ -210,7 +210,7 @@ def segment_image(
 
 
 def inputs_of(input: str | Path, options: SegmentOptions, task: Task) -> list[Input]:
-    """The cases at `input`; where a DICOM series is chosen, that one alone, wherever in the folder it lies. Raises as `find_inputs`."""
+    """The cases at `input`; a chosen DICOM series is the one case, wherever in the folder it lies. Raises as `find_inputs`."""
     if options.series is not None:
         format_of(Path(input))  # a place that is not there is told at once
         return [Path(input)]
@@ -218,8 +218,8 @@ def inputs_of(input: str | Path, options: SegmentOptions, task: Task) -> list[In
 
 
 def fit_dims(image: Image, task: Task) -> Image:
-    """The image itself: a volume given to a task of pictures is noted; a lone slice given to one of volumes is a GeometryError."""
-    if task.dims == 3 and image.grid.dims == 2:
+    """The image itself; that a task of pictures got a volume is noted, a lone slice for one of volumes is a GeometryError."""
+    if task.dims == 3 and min(image.grid.shape) == 1:  # whichever way it lies
         raise GeometryError(
             f"this is a single slice, and the task '{task.name}' is one of volumes",
             file=image.source.path if image.source else None,

@@ -195,9 +195,7 @@ def check_labels(like: Task, dataset: Any) -> None:
             raise LabelError(told, file=dataset.root, fix=fix)
 
 
-def spatial_steps(
-    found: Fingerprint, recipe: Recipe, resample: bool, axis: Slicing, say: Callable[[str], None]
-) -> list[Any]:
+def spatial_steps(found: Fingerprint, recipe: Recipe, resample: bool, axis: Slicing, say: Callable[[str], None]) -> list[Any]:
     """Orient and Resample where the data carry their geometry; pictures of one spacing stay as they are."""
     spacing = found.median_spacing
     if spacing is None:
@@ -243,9 +241,7 @@ def choose_patch(shape: Shape3, dims: int) -> Shape3:
     return patch[0], patch[1], patch[2]
 
 
-def network(
-    model: str, patch: Shape3, found: Fingerprint, outputs: int, recipe: Recipe, slices: Slices | None
-) -> dict[str, Any]:
+def network(model: str, patch: Shape3, found: Fingerprint, outputs: int, recipe: Recipe, slices: Slices | None) -> dict[str, Any]:
     """The network's configuration: what its catalog entry derives from the data; `recipe.model` has the last word."""
     spacing = recipe.spacing_mm or found.median_spacing or (1.0, 1.0, 1.0)
     dims, channels = (2, found.channels * slices.planes) if slices else (found.dims, found.channels)

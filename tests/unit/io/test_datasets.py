@@ -113,7 +113,6 @@ def test_masks_of_0_and_1_may_stand_among_masks_of_0_and_255(tmp_path):
     assert [set(np.unique(dataset.load(case)[1].array)) for case in dataset.cases] == [{0, 1}] * 3
 
 
-
 def test_instances_are_objects_of_one_kind(tmp_path):
     dataset = open_dataset(pairs(tmp_path, values=(0, 3, 17, 300)), instances=True)
     _, found = dataset.load(dataset.cases[0])

@@ -162,7 +162,6 @@ def test_fractions_with_a_whole_slope_stay_fractions(tmp_path):
     np.testing.assert_array_equal(read(save(one, tmp_path / "a.dcm")).array, np.float32(1.5))
 
 
-
 def test_a_ct_without_rescale_is_not_called_hounsfield(tmp_path, ct):
     one = ct.slice(np.ones((4, 5), np.int16))
     del one.RescaleSlope, one.RescaleIntercept, one.RescaleType
@@ -295,8 +294,6 @@ def test_an_empty_folder_and_one_with_reports_only_are_refused(tmp_path):
         read(tmp_path)
     with pytest.raises(InputError, match="holds no image"):
         find_inputs(tmp_path)
-
-
 
 
 # --- a modality LUT, no preamble ----------------------------------------------------------------------------------

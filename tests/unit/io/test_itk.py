@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from vesalius.core.errors import InputError, OutputError
+from vesalius.core.errors import GeometryError, InputError, OutputError
 from vesalius.core.image import Grid, Mask
 from vesalius.io.files import default_suffix, peek, read, read_mask, write
 
@@ -39,6 +39,27 @@ def test_voxels_lie_where_itk_puts_them(tmp_path, suffix):
     for ask in ("GetSpacing", "GetOrigin", "GetDirection", "GetSize"):
         np.testing.assert_allclose(getattr(back, ask)(), getattr(picture, ask)(), atol=1e-6)
     np.testing.assert_array_equal(read_mask(tmp_path / f"m{suffix}", like=image).array, mask.array)
+
+
+def test_an_nrrd_that_counts_in_microns_becomes_millimetres(tmp_path):
+    header = """NRRD0005
+type: uint8
+dimension: 3
+space: left-posterior-superior
+sizes: 4 3 2
+space directions: (5,0,0) (0,5,0) (0,0,20)
+space origin: (100,0,0)
+space units: "µm" "µm" "µm"
+encoding: raw
+
+"""
+    (tmp_path / "a.nrrd").write_bytes(header.encode() + bytes(24))
+    grid = read(tmp_path / "a.nrrd").grid
+    np.testing.assert_allclose(grid.spacing, (0.02, 0.005, 0.005))
+    np.testing.assert_allclose(grid.affine[:3, 3], (-0.1, 0, 0))
+    (tmp_path / "b.nrrd").write_bytes(header.replace('"µm"', '"mm"', 1).encode() + bytes(24))
+    with pytest.raises(GeometryError, match="different units: mm, µm"):
+        read(tmp_path / "b.nrrd")
 
 
 @pytest.mark.parametrize("suffix", [".mha", ".nrrd"])

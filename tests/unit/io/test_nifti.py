@@ -155,7 +155,6 @@ def test_voxels_of_nanometres_keep_their_orientation(tmp_path):
     assert image.grid.orientation == "SPR" and image.notes == ()
 
 
-
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
 def test_a_picture_in_two_dimensions_comes_back_in_two(tmp_path, suffix):
     path = saved(tmp_path / f"a{suffix}", np.arange(12, dtype=np.uint8).reshape(3, 4), np.diag([0.5, 0.7, 1, 1]))

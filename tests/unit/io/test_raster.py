@@ -88,7 +88,6 @@ def test_a_tiff_that_asks_to_be_turned_is_read_as_stored_and_that_is_said(tmp_pa
     assert agrees(image, GREY8) and "orientation tag" in image.notes[0]
 
 
-
 @pytest.mark.parametrize("compression", ["zlib", "lzw", "packbits", "zstd"])
 @pytest.mark.parametrize("tile", [None, (16, 16)])
 def test_compressed_and_tiled_tiffs_are_read(tmp_path, compression, tile):

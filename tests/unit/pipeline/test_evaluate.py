@@ -131,6 +131,40 @@ def test_masks_of_0_and_255_mean_class_1_and_that_is_said(tmp_path):
     assert meant.summary["cell"]["dice"]["mean"] == 1 and not any("255" in line for line in meant.describe())
 
 
+def test_a_mask_of_0_and_255_is_none_of_several_classes(tmp_path):
+    picture = volume()[:, :, 5]
+    put(tmp_path / "ref.png", picture)
+    put(tmp_path / "pred.png", (picture > 0).astype(np.uint8) * 255)
+    with pytest.raises(LabelError, match="no label declares: 255"):
+        evaluate(tmp_path / "pred.png", tmp_path / "ref.png")
+
+
+def test_dicom_segmentations_are_compared_frame_by_frame_whatever_ends_they_omit(tmp_path):
+    from specimens import dicom_series
+
+    from vesalius.core.image import Mask
+    from vesalius.io.files import read, write
+
+    image = read(dicom_series(tmp_path / "study", slices=8))
+    for name, first, last in (("pred", 1, 5), ("ref", 3, 7)):
+        array = np.zeros(image.grid.shape, np.uint8)
+        array[first:last, 4:9, 4:9] = 1
+        write(Mask(array, image.grid), tmp_path / name / "a.dcm", like=image)
+        write(Mask(array, image.grid), tmp_path / f"{name}_nifti" / "a.nii.gz", like=image)
+    wanted = evaluate(tmp_path / "pred_nifti", tmp_path / "ref_nifti").summary["1"]
+    assert wanted["dice"]["mean"] == 0.5
+    for pred, ref in (("pred", "ref"), ("pred_nifti", "ref"), ("pred", "ref_nifti")):
+        found = evaluate(tmp_path / pred, tmp_path / ref).summary["1"]
+        assert {m: e["mean"] for m, e in found.items()} == pytest.approx({m: e["mean"] for m, e in wanted.items()}, abs=1e-4)
+
+
+def test_masks_of_one_object_each_may_be_classes_and_that_is_said(tmp_path):
+    for i in range(2):
+        put(tmp_path / "ref" / f"{i}.png", (volume()[:, :, 5] > 0).astype(np.uint8))
+    evaluation = evaluate(tmp_path / "ref", tmp_path / "ref", instances=True)
+    assert any("No reference numbers more than one object" in line for line in evaluation.describe())
+
+
 def test_255_beside_other_values_is_a_label_like_any_other(tmp_path):
     put(tmp_path / "ref" / "a.png", volume(values=(1, 255))[:, :, 5])
     put(tmp_path / "ref" / "b.png", volume(values=(255, 255))[:, :, 5])

@@ -108,7 +108,6 @@ def test_names_that_a_task_gives_to_other_values_are_an_error(volume_set):
         plan_of(swapped, like=TASKS["hippocampus"])
 
 
-
 @pytest.mark.parametrize("instances, loss", [(False, "objects"), (False, "dice_bce"), (True, "dice_ce")])
 def test_a_loss_that_teaches_something_else_is_refused(tmp_path, picture_set, instances, loss):
     root = pictures(tmp_path, 4, instances=True) if instances else picture_set

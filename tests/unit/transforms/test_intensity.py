@@ -84,7 +84,6 @@ def test_scale_refuses_fractions_of_one():
     assert Scale().apply(image_of(np.zeros((1, 1, 2, 2), np.float32))).array.max() == 0
 
 
-
 def test_steps_that_make_no_sense_are_refused_when_made():
     for make in (lambda: Percentile(low=5, high=5), lambda: Window(3, 1), lambda: Window(0, 1, mean=2), lambda: Scale(divide=0)):
         with pytest.raises(InputError):
