@@ -28,6 +28,7 @@ from ..core.image import Grid, Image, Source
 from .decoding import Peek, begins_as_dicom, decoding, native
 
 NO_IMAGES = {"SEG", "SR", "PR", "KO", "RTSTRUCT", "RTPLAN", "RTDOSE", "REG", "DOC", "FID", "RWV", "AU", "ECG"}
+UNEVEN, UNEVEN_AT_LEAST = 0.25, 3  # share and number of odd steps between slices beyond which no even grid is true
 INVERTED = {"CR", "DX", "MG", "RG", "RF", "XA", "IO", "PX"}  # where MONOCHROME1 means that bright is dark
 HEADER_TAGS = [
     "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "SeriesDescription", "Modality", "ImageType", "Rows", "Columns",
@@ -301,10 +302,15 @@ def _grid(frames: Sequence[Frame], header: Any) -> tuple[Grid, list[str]]:
 
 
 def _unevenness(steps: np.ndarray, usual: float) -> list[str]:
+    """Notes on gaps; raises GeometryError where so many steps differ that no even grid is true to them."""
     wide = np.flatnonzero(np.abs(steps - usual) > max(0.02 * usual, 0.01))
     wide = wide[steps[wide] > 1e-3]  # a step of nothing is a duplicate, told elsewhere
     if not wide.size:
         return []
+    if wide.size >= UNEVEN_AT_LEAST and wide.size > UNEVEN * len(steps):
+        low, high = steps[wide].min(), steps[wide].max()
+        told = f"{wide.size} of {len(steps)} steps between slices are not {usual:.2f} mm, but {low:.2f} to {high:.2f} mm"
+        raise GeometryError(told, fix="resample the series to even steps, or give the evenly spaced parts one at a time")
     told = ", ".join(f"{steps[i]:.2f} mm after slice {i + 1}" for i in wide[:3])
     more = f" and {wide.size - 3} more" if wide.size > 3 else ""
     return [f"slices are not evenly spaced: usually {usual:.2f} mm, but {told}{more}; distances across the gaps are too short"]

@@ -98,6 +98,13 @@ def test_a_missing_slice_is_reported_in_millimetres(tmp_path, ct):
     assert image.grid.spacing[0] == pytest.approx(2)
 
 
+@pytest.mark.parametrize("places", [[0, 0.5, 2, 2.5, 4, 4.5, 6], [0, 5, 10, 15, 20, 22.5, 25, 27.5]])
+def test_slices_that_no_even_grid_is_true_to_are_refused(tmp_path, ct, places):
+    ct.stack(tmp_path / "study", places)
+    with pytest.raises(GeometryError, match=r"\d of \d steps between slices are not"):
+        read(tmp_path / "study")
+
+
 def test_a_copy_of_a_slice_counts_once_and_another_slice_at_its_place_is_an_error(tmp_path, ct):
     values = ct.stack(tmp_path / "study", [0, 2, 4])
     twin = ct.slice(values[1], 2.0)
