@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import math
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -97,7 +98,7 @@ class ObjectPrompt:
             raise InputError(
                 "a prompt mixes two and three dimensions", fix="give points and box all on a slice, or all in the volume"
             )
-        if self.axis is not None and self.axis not in AXES:
+        if self.axis is not None and str(self.axis) not in AXES:
             raise unknown_name("axis", str(self.axis), AXES)
         if self.slice is not None and (isinstance(self.slice, bool) or not isinstance(self.slice, int | np.integer)):
             raise InputError(f"the slice {self.slice!r} is no whole number", fix="count slices from 0")
@@ -180,14 +181,15 @@ def find_plane(grid: Grid, index: int, axis: str) -> Plane:
 
 
 def read_prompts(path: str | Path) -> tuple[ObjectPrompt, ...]:
-    """The objects of a JSON file: a list of objects, each with any of box, points, labels, mask, text, name, slice, axis.
+    """The objects of a JSON file: a list of objects, each with any of box, points, labels, mask, text, name, slice, axis; what is
+    null is not said.
 
     A mask's path is taken from the file's own folder. Raises UnreadableFile (missing, no JSON), InputError naming the object
     that is wrong.
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # some editors on Windows begin with a mark
     except (OSError, UnicodeDecodeError) as error:
         raise UnreadableFile("the prompts cannot be read", file=path, fix="give a JSON file") from error
     try:
@@ -211,13 +213,22 @@ def _object(entry: Any, number: int, path: Path) -> ObjectPrompt:
         for key in entry:
             if key not in known:
                 raise unknown_name("key", key, known)
+        said = {key: value for key, value in entry.items() if value is not None}
         for key in ("mask", "name"):
-            if not isinstance(entry.get(key), str | None):
-                raise InputError(f"'{key}' is no text")
-        mask = entry.get("mask")
-        return ObjectPrompt(**{**entry, "mask": None if mask is None else path.parent / mask})
+            _require_text(said.get(key, ""), key)
+        if "mask" in said:
+            said["mask"] = path.parent / said["mask"]
+        return ObjectPrompt(**said)
     except InputError as error:
         raise type(error)(f"object {number}: {error.problem}", file=path, fix=error.fix) from None
+
+
+def _require_text(value: Any, key: str) -> None:
+    """Text that names a file or an object: no control characters, and none of the halves of characters that JSON can say."""
+    if not isinstance(value, str):
+        raise InputError(f"'{key}' is no text")
+    if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in value):
+        raise InputError(f"'{key}' holds characters that cannot be written", fix="leave out line breaks and the like")
 
 
 def _listed(values: Any, what: str) -> list[Any]:
@@ -237,6 +248,8 @@ def _numbers(values: Any, counts: tuple[int, ...], what: str, form: str) -> tupl
         found = tuple(float(value) for value in values)
     except (TypeError, ValueError):
         raise InputError(f"{what} {values!r} is no list of numbers", fix=fix) from None
+    except OverflowError:
+        raise InputError(f"{what} holds a number beyond any image", fix=fix) from None
     if len(found) not in counts:
         raise InputError(f"{what} has {' or '.join(map(str, counts))} numbers, not {len(found)}", fix=fix)
     if not all(map(math.isfinite, found)):
