@@ -172,6 +172,19 @@ def test_prompts_of_one_name_on_several_slices_are_one_object(run, flood, scan, 
     assert (first["name"], first["voxels"], second["name"]) == ("block", TRUTH.sum(), "object 2")
 
 
+def test_a_name_that_others_made_is_not_given_again(run, flood, case, tmp_path):
+    (tmp_path / "p.json").write_text(json.dumps([{"box": [1, 1, 5, 5], "name": name} for name in ("a 3", "a", "a")]))
+    done = fine(run("segment", case, "-o", tmp_path / "out", "--prompts", tmp_path / "p.json", "--json"))
+    assert [each["name"] for each in json.loads(done.stdout)["objects"]] == ["a 3", "a", "a 4"]
+
+
+def test_an_axis_that_is_not_said_is_axial_where_prompts_of_one_name_meet(run, flood, scan, tmp_path):
+    listed = [{"box": [4, 5, 10, 13], "slice": 3, "name": "a"}, {"box": [4, 5, 10, 13], "slice": 6, "axis": "axial", "name": "a"}]
+    (tmp_path / "p.json").write_text(json.dumps(listed))
+    done = fine(run("segment", scan, "-o", tmp_path / "out", "--prompts", tmp_path / "p.json", "--json"))
+    assert [each["voxels"] for each in json.loads(done.stdout)["objects"]] == [TRUTH.sum()]
+
+
 def test_the_frames_of_a_video_are_segmented_from_a_prompt_on_one(run, flood, tmp_path):
     for i in range(12):
         grey = np.zeros((20, 24), np.uint8)
@@ -182,6 +195,31 @@ def test_the_frames_of_a_video_are_segmented_from_a_prompt_on_one(run, flood, tm
     for i in range(12):  # f10 comes after f9
         expected = block((20, 24), slice(5, 10), slice(3 + i, 9 + i))
         assert np.array_equal(pixels(tmp_path / f"out/clip/f{i}.png"), expected), i
+
+
+def test_what_was_written_before_a_later_object_failed_is_taken_away(run, flood, case, scan, tmp_path):
+    nibabel.save(nibabel.Nifti1Image(np.zeros(TRUTH.shape, np.uint8), nibabel.load(scan).affine), tmp_path / "empty.nii.gz")
+    (tmp_path / "p.json").write_text('[{"box": [4, 5, 10, 13], "slice": 4}, {"mask": "empty.nii.gz"}]')
+    words = ("-o", tmp_path / "out", "--prompts", tmp_path / "p.json", "--separate")
+    refused(run("segment", scan, *words), "empty.nii.gz")
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "p.json").write_text('[{"box": [30, 4, 47, 9]}, {"text": "polyp"}]')
+    refused(run("segment", case, *words), "no words")
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_file_that_is_there_is_replaced_unasked(run, flood, case, tmp_path):
+    for words, name in (
+        (("--everything",), "case.json"),
+        (("--box", "1,1,5,5", "--box", "6,1,9,5", "--separate"), "case_2.png"),
+        (("--point", "9,17", "--all-masks"), "case_mask_3.png"),
+    ):
+        out = tmp_path / name.split(".")[0]
+        out.mkdir()
+        (out / name).write_text("mine")
+        refused(run("segment", case, "-o", out, *words), name, "there already")
+        assert [each.name for each in out.iterdir()] == [name] and (out / name).read_text() == "mine"
+        fine(run("segment", case, "-o", out, *words, "--overwrite"))
 
 
 BAD = {

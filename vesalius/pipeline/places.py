@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -47,16 +48,25 @@ class Places:
         if self.target.exists() and not overwrite:
             raise OutputError("there is a mask already", file=self.target, fix="name another output, or allow --overwrite")
         self._made = not self.outputs.folder.exists()
+        self._loose: list[Path] = []  # written before the label map that they belong to
         self.outputs.prepare()
 
     def vacate(self) -> None:
-        """Take the folder away, where it was made for this and nothing was written into it."""
+        """After a failure: take away what was written without its label map, and the folder where it was made for this."""
+        for path in self._loose:
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         if self._made:
             self.outputs.vacate()
 
     def canvas(self) -> Canvas | Reel:
         """What objects are painted on."""
         return Reel(self.image.grid) if self.frames else Canvas(self.image.grid)
+
+    def require_vacant(self, *paths: Path) -> None:
+        """What will be written beside the label map is not there yet, or may be overwritten. Raises OutputError."""
+        found = next((path for path in paths if path.exists()), None)
+        if found is not None and not self.overwrite:
+            raise OutputError("this file is there already", file=found, fix="name another output, or allow --overwrite")
 
     def write(self, canvas: Canvas | Reel, labels: Labels | None) -> None:
         """The label map; without names its values are objects."""
@@ -65,12 +75,17 @@ class Places:
         else:
             mask = Mask(canvas.labels, self.image.grid, labels, self.image.source, instances=labels is None)
             self._write_mask(mask, self.target)
+        self._loose.clear()
+
+    def beside(self, tag: str) -> Path:
+        """Where a mask of its own goes, beside the label map."""
+        stem = case_name(self.target)
+        return self.target.with_name(f"{stem}_{tag}{self.target.name[len(stem) :]}")
 
     def alone(self, found: Slices, tag: str, name: str) -> Path:
         """Write one object's mask, beside the label map."""
-        stem = case_name(self.target)
-        path = self.target.with_name(f"{stem}_{tag}{self.target.name[len(stem) :]}")
-        grid = self.image.grid
+        path, grid = self.beside(tag), self.image.grid
+        self._loose += [] if path.exists() else [path]
         if self.frames:
             empty = np.zeros(grid.shape[1:], np.uint8)
             drawn = ((found.logits[z] > 0).astype(np.uint8) if z in found.logits else empty for z in range(grid.shape[0]))

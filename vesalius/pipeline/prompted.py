@@ -14,7 +14,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import islice
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +141,8 @@ def _objects(session: Session, options: PromptOptions, places: Places, tell: Wat
     groups = _grouped(options.objects, session.image.grid.dims)
     if len(groups) > OBJECTS_MOST:
         raise InputError(f"{len(groups)} objects are more than a mask can number", fix=f"prompt at most {OBJECTS_MOST} at once")
+    if options.separate:
+        places.require_vacant(*(places.beside(str(number)) for number in range(1, len(groups) + 1)))
     alternatives = _alternatives(session, options, places) if options.all_masks else ()
     canvas, names, trust, files = places.canvas(), _names(groups), [], []
     for number, (slices, iou) in enumerate(_found(session, groups, options), start=1):
@@ -184,6 +186,7 @@ def _alternatives(session: Session, options: PromptOptions, places: Places) -> t
     plane = prompt.plane(grid)
     if plane is None:
         raise InputError("all masks are given on one slice", fix="give the slice (--slice K) and x,y")
+    places.require_vacant(*(places.beside(f"mask_{number}") for number in (1, 2, 3)))
     found, written = session.answer(prompt), []
     for number, (logits, score) in enumerate(zip(found.logits, found.scores, strict=True), start=1):
         slices = Slices(plane.axis, {plane.index: logits})
@@ -196,6 +199,7 @@ def _everything(session: Session, options: PromptOptions, places: Places, tell: 
     if options.separate or options.all_masks:
         raise InputError("everything mode writes one label map and its records", fix="leave out --separate and --all-masks")
     plane = session.plane(options.slice, options.axis)
+    places.require_vacant(places.records)
     records = session.everything(slice=options.slice, axis=options.axis, progress=lambda done, total: tell(done, total, "points"))
     if len(records) > OBJECTS_MOST:
         raise InputError(f"{len(records)} objects are more than a mask can number")
@@ -232,7 +236,7 @@ def _grouped(objects: Sequence[ObjectPrompt], dims: int) -> list[list[ObjectProm
     named: dict[str, list[ObjectPrompt]] = {}
     for prompt in objects:
         group = named.get(prompt.name or "") if dims == 3 else None
-        if group is not None and all(each.slice != prompt.slice and each.axis == prompt.axis for each in group):
+        if group is not None and all(each.slice != prompt.slice and _axis(each) == _axis(prompt) for each in group):
             group.append(prompt)
             continue
         groups.append([prompt])
@@ -243,8 +247,13 @@ def _grouped(objects: Sequence[ObjectPrompt], dims: int) -> list[list[ObjectProm
 
 def _names(groups: Sequence[Sequence[ObjectPrompt]]) -> list[str]:
     """Every object's own name: the user's, numbered where it is said twice, or its number."""
-    names: list[str] = []
+    names: dict[str, None] = {}
     for number, group in enumerate(groups, start=1):
         name = group[0].name or f"object {number}"
-        names.append(f"{name} {number}" if name in names else name)
-    return names
+        tries = chain((name,), (f"{name} {n}" for n in count(number)))
+        names[next(each for each in tries if each not in names)] = None
+    return list(names)
+
+
+def _axis(prompt: ObjectPrompt) -> str:
+    return prompt.axis or "axial"
