@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import zipfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,9 +36,10 @@ class EmbeddingCache:
         try:
             with np.load(path, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
-            os.utime(path)  # used just now
         except (OSError, ValueError, EOFError, zipfile.BadZipFile):
             return None
+        with suppress(OSError):  # a cache shared for reading only
+            os.utime(path)  # used just now
         return arrays
 
     def keep(self, key: str, arrays: dict[str, np.ndarray]) -> None:
@@ -61,8 +63,9 @@ class EmbeddingCache:
         for _, size, path in sorted(found):
             if held <= self.limit_bytes:
                 return
-            path.unlink(missing_ok=True)
-            held -= size
+            with suppress(OSError):  # another user's, in a folder that is shared
+                path.unlink(missing_ok=True)
+                held -= size
 
     def _path(self, key: str) -> Path:
         return self.folder / f"{key}.npz"

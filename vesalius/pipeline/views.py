@@ -1,7 +1,8 @@
 """What a promptable model is shown of an image: one slice as an RGB picture of 8 bits, windowed by a rule that is said.
 
 8-bit pictures and volumes   as they are, or through the window given
-anything else                the window given, or else the weights' own percentiles, over the whole image
+anything else                the window given, or else the weights' own percentiles, over the whole image; where all but a few
+                             pixels are alike and both percentiles therefore too, its least and greatest value
 """
 
 from __future__ import annotations
@@ -40,7 +41,11 @@ class View:
             return cls(image, None, "8 bits as stored")
         found = [percentiles(channel, rule) for channel in image.array]  # of all channels: a picture keeps its colours
         low, high = min(low for low, _ in found), max(high for _, high in found)
-        return cls(image, (low, high), f"percentiles {rule[0]:g} and {rule[1]:g} of the image: {low:g} to {high:g}")
+        said = f"percentiles {rule[0]:g} and {rule[1]:g} of the image"
+        if low == high and image.array.min() < image.array.max():
+            least, most = float(image.array.min()), float(image.array.max())
+            return cls(image, (least, most), f"{said} are both {low:g}, so its least to its greatest value: {least:g} to {most:g}")
+        return cls(image, (low, high), f"{said}: {low:g} to {high:g}")
 
     def picture(self, plane: Plane) -> np.ndarray:
         """(H, W, 3) uint8, of the slice `plane`."""

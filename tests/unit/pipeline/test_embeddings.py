@@ -52,6 +52,22 @@ def test_a_place_that_cannot_be_written_is_no_reason_to_stop(tmp_path):
     EmbeddingCache(tmp_path / "file").keep("a", {"features": ARRAY})
 
 
+def test_a_cache_that_may_only_be_read_is_read(tmp_path, monkeypatch):
+    cache = EmbeddingCache(tmp_path, limit_bytes=5000)
+    cache.keep("a", {"features": ARRAY})
+
+    def refused(*what, **rest):
+        raise PermissionError
+
+    monkeypatch.setattr("os.utime", refused)
+    monkeypatch.setattr("pathlib.Path.unlink", refused)
+    assert np.array_equal(cache.recall("a")["features"], ARRAY)
+    cache._evict()
+    monkeypatch.undo()
+    cache.keep("b", {"features": ARRAY})
+    assert cache.recall("a") is None
+
+
 def test_the_key_tells_pictures_shapes_types_and_models_apart():
     picture = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
     keys = {key_of(picture, "m"), key_of(picture, "n"), key_of(picture.reshape(4, 2, 3), "m"), key_of(picture + 1, "m"),

@@ -37,6 +37,13 @@ def test_colours_stay_and_a_constant_image_is_black():
     assert not View.of(image(np.full((1, 1, 3, 4), 7.0, np.float32)), None, RULE).picture(Plane(0, 0)).any()
 
 
+def test_a_few_bright_pixels_in_the_dark_are_seen():
+    sparse = np.zeros((1, 1, 50, 50), np.uint16)
+    sparse[0, 0, 3, 4:8] = 4000
+    view = View.of(image(sparse), None, (0.5, 99.5))
+    assert np.array_equal(view.picture(Plane(0, 0))[..., 0] == 255, sparse[0, 0] > 0) and "0 to 4000" in view.rule
+
+
 def test_an_image_of_two_channels_is_refused():
     with pytest.raises(ChannelError, match="2 channels"):
         View.of(image(np.zeros((2, 1, 3, 4), np.uint8)), None, RULE)

@@ -53,7 +53,7 @@ class Frame:
         if self.aspect == "stretch":
             return self.size, self.size
         scale = self.size / max(shape)
-        return int(shape[0] * scale + 0.5), int(shape[1] * scale + 0.5)
+        return max(1, int(shape[0] * scale + 0.5)), max(1, int(shape[1] * scale + 0.5))
 
     def resize(self, picture: np.ndarray) -> np.ndarray:
         """(H, W, 3) uint8 -> (h, w, 3) uint8, `inner` large; raises InputError for another type, ChannelError unless RGB."""

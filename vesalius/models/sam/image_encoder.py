@@ -38,7 +38,7 @@ class ViTConfig:
     """The image encoder of SAM; the defaults are ViT-B.
 
     image_size     side of the square whose positions are learned, in pixels
-    global_blocks  the blocks that see the whole picture; the others see windows of `window` patches a side
+    global_blocks  the blocks that see the whole picture; the others see windows of `window` patches a side (0: as global ones)
     """
 
     image_size: int = 1024
@@ -63,7 +63,7 @@ class ImageEncoder(nn.Module):
         self.patches = PatchEmbed(3, config.width, config.patch)
         self.positions = nn.Parameter(torch.zeros(1, grid, grid, config.width))
         self.blocks = nn.ModuleList(
-            Block(config, grid, None if i in config.global_blocks else config.window) for i in range(config.depth)
+            Block(config, grid, None if i in config.global_blocks else config.window or None) for i in range(config.depth)
         )
         self.neck = neck(config.width, config.channels)
         nn.init.trunc_normal_(self.positions, std=0.02)

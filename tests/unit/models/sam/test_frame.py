@@ -20,6 +20,11 @@ def test_the_long_side_fills_the_frame_and_zeros_the_rest() -> None:
     assert (x[..., 19:, :] == 0).all() and (x[..., :19, :] != 0).any(dim=-1).all()
 
 
+def test_a_picture_thinner_than_a_pixel_of_the_frame_still_has_one() -> None:
+    assert SAM.inner((1, 300)) == (1, 64) and SAM.prepare(picture(300, 1)).shape == (1, 3, 64, 64)
+    assert SAM.restore(torch.zeros(1, 1, 16, 16), (1, 300)).shape == (1, 1, 1, 300)
+
+
 def test_values_are_normalised_channel_by_channel() -> None:
     x = SAM.prepare(np.full((64, 64, 3), 124, np.uint8))
     wanted = torch.tensor([(124 - 123.675) / 58.395, (124 - 116.28) / 57.12, (124 - 103.53) / 57.375])

@@ -81,6 +81,18 @@ def test_the_whole_encoder_is_the_same_in_both_forms(monkeypatch: pytest.MonkeyP
     torch.testing.assert_close(*found, atol=1e-4, rtol=1e-4)
 
 
+def test_windows_of_no_size_see_the_whole_picture_as_in_the_original() -> None:
+    sizes = {"image_size": 64, "patch": 8, "width": 24, "depth": 2, "heads": 2, "channels": 16}
+    none, all_global = (
+        image_encoder.ImageEncoder(image_encoder.ViTConfig(**sizes, global_blocks=blocks, window=window)).eval()
+        for blocks, window in (((), 0), ((0, 1), 3))
+    )
+    none.load_state_dict(all_global.state_dict())
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(none(x), all_global(x))
+
+
 def test_offsets_count_from_the_query_and_are_interpolated_to_other_sizes() -> None:
     table = torch.arange(7.0)[:, None]  # side 4: offsets -3 .. 3
     assert torch.equal(offsets(table, 4)[2, :, 0], torch.tensor([5.0, 4.0, 3.0, 2.0]))
