@@ -221,7 +221,8 @@ def weights_record(name: str) -> dict[str, Any]:
     from ..models.checkpoints import checkpoint
 
     found = checkpoint(name)
-    fields = {field: getattr(found, field) for field in ("about", "model", "licence", "repo", "files", "home", "sha256", "text")}
+    names = ("about", "model", "licence", "repo", "files", "home", "sha256", "text", "percentiles")
+    fields = {name: getattr(found, name) for name in names}
     return {"name": name, **fields, "frame": plain(found.frame), "config": plain(found.config)}
 
 

@@ -39,6 +39,7 @@ class Checkpoint:
     files   the names its file may have, those on the hub (`repo`) in the order in which they are tried, then the original's
     home    where the original is offered
     refines whether they were trained on their own last answer with clicks that correct it, as SAM is
+    percentiles  of the grey values of images beyond 8 bits that become black and white where no window is given
     sha256  of those files whose hash is known
     """
 
@@ -51,6 +52,7 @@ class Checkpoint:
     about: str
     frame: Frame = SAM_FRAME
     refines: bool = True
+    percentiles: tuple[float, float] = (0.5, 99.5)  # as MedSAM's own preparation has it; SAM knows 8 bits alone
     sha256: dict[str, str] = field(default_factory=dict)
 
     @property

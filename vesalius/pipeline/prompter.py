@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -191,28 +191,39 @@ def load_prompter(
     if ours is not None and read_cubes(ours) is not None:
         fix = f"name {IN_THE_BOX}, which asks them where a volume is prompted, or give Session(..., sibling=FILE)"
         raise WeightsError("these weights see volumes and no pictures", file=ours, fix=fix)
-    if weights is not None and str(what) in CHECKPOINTS:
-        imported = import_file(weights, str(what))
-        assert imported.frame is not None
-        name, path, model, frame = str(what), Path(weights), imported.module.eval(), imported.frame
-    else:
-        named = str(what) if weights is None else str(weights)
-        if named not in CHECKPOINTS and not Path(named).is_file():
-            raise WeightsError(f"there are no promptable weights '{named}'", fix=_choices())
-        path = find(named) if named in CHECKPOINTS else Path(named)
-        name = named if named in CHECKPOINTS else path.stem
-        model, frame = load_checkpoint(named)
-    embed = None if text_encoder is None else partial(_words, folder=text_encoder)
+    name, path, model, frame = _released(what, weights)
+    origin = CHECKPOINTS.get(name if name in CHECKPOINTS else _told(path) or "")
+    embed = None if text_encoder is None else cache(partial(_words, folder=text_encoder))
     settled: Any = model.requires_grad_(False).to(place)
     settled = keep_bf16(settled) if bf16 else settled
-    return FramePrompter(name, settled, frame, file_hash(path), place, bf16, PERCENTILES, embed, _refines(name, path))
+    percentiles, refines = (origin.percentiles, origin.refines) if origin else (PERCENTILES, True)
+    return FramePrompter(name, settled, frame, file_hash(path), place, bf16, percentiles, embed, refines)
 
 
-def _refines(name: str, path: Path) -> bool:
-    """Whether these weights learned to build on their own answers, as far as anybody says."""
-    if name not in CHECKPOINTS and path.suffix == ".safetensors":
-        name = json.loads(read_metadata(path).get(MODEL_KEY, "{}")).get("checkpoint") or ""
-    return name not in CHECKPOINTS or CHECKPOINTS[name].refines
+def _released(what: str | Path | None, weights: str | Path | None) -> tuple[str, Path, Any, Frame]:
+    """Released weights, official or imported: their name, file, network and frame."""
+    if weights is not None and str(what) in CHECKPOINTS:
+        told, path = _told(Path(weights)), Path(weights)
+        if told is None:
+            imported = import_file(path, str(what))
+            assert imported.frame is not None
+            return str(what), path, imported.module.eval(), imported.frame
+        if told != str(what):
+            raise WeightsError(f"this file holds '{told}', not '{what}'", file=path, fix=f"give --model {told}, or another file")
+        return str(what), path, *load_checkpoint(path)
+    named = str(what) if weights is None else str(weights)
+    if named not in CHECKPOINTS and not Path(named).is_file():
+        raise WeightsError(f"there are no promptable weights '{named}'", fix=_choices())
+    path = find(named) if named in CHECKPOINTS else Path(named)
+    return named if named in CHECKPOINTS else path.stem, path, *load_checkpoint(named)
+
+
+def _told(path: Path) -> str | None:
+    """Which released weights a file of `vesalius models import` says that it holds; None for any other file."""
+    if path.suffix != ".safetensors" or not path.is_file():
+        return None
+    checkpoint = json.loads(read_metadata(path).get(MODEL_KEY, "{}")).get("checkpoint")
+    return None if checkpoint is None else str(checkpoint)
 
 
 def _words(text: str, folder: str | Path) -> Tensor:

@@ -34,7 +34,7 @@ from .prompter import Prompter, load_prompter
 from .propagation import PropagateOptions, Seen
 from .solids import Found, SolidPrompter, Told, sibling_of
 from .views import View
-from .volumes import Slices, find_whole, follow
+from .volumes import Slices, find_whole, follow, require_one_axis
 
 BATCH = 64  # prompts answered together
 LOOKS_KEPT = 8  # in memory; a SAM's features are 4 MB a slice
@@ -167,7 +167,7 @@ class Session:
         before = last.prompts
         if before and told.dims == 2 and told.slice is None:
             told = replace(told, slice=before[-1].slice, axis=before[-1].axis)
-        here = [each for each in before if (each.slice, each.axis) == (told.slice, told.axis)]
+        here = [each for each in before if self._place(each) == self._place(told)]
         others = tuple(each for each in before if each not in here)
         step = self._answered((*others, _joined(here[0], told) if here else told), told, last)
         found = self._mask_of(step)  # a prompt that is refused changes nothing
@@ -267,8 +267,7 @@ class Session:
         placed = [(prompt, plane) for prompt, plane in zip(prompts, planes, strict=True) if plane is not None]
         if len(placed) < len(prompts):
             return Step(prompts, {})
-        if len({plane.axis for _, plane in placed}) > 1:
-            raise InputError("the prompts of one object lie along different axes", fix="give them all on slices of one axis")
+        require_one_axis({plane.axis for _, plane in placed})
         prompt, plane = placed[-1]
         corrects = told.box is None and told.mask is None and told.text is None and self.prompter.refines
         state = last.answers[plane][0] if corrects and plane in last.answers else None
@@ -333,9 +332,14 @@ class Session:
             raise InputError("this prompt lies on no single slice", fix="say which slice")
         return plane
 
+    def _place(self, prompt: ObjectPrompt) -> tuple[int | None, str]:
+        return None if self.image.grid.dims == 2 else prompt.slice, prompt.axis or "axial"
+
     def _resolved(self, prompt: ObjectPrompt) -> ObjectPrompt:
         """The prompt with its mask as a boolean array (Z, Y, X); raises GeometryError where it does not fit the image."""
         mask, grid = prompt.mask, self.image.grid
+        if prompt.text is not None:
+            self.prompter.words(prompt.text)  # refused at once by weights that know none
         if mask is None:
             return prompt
         plane = prompt.plane(grid)

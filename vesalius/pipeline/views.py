@@ -44,7 +44,7 @@ class View:
         said = f"percentiles {rule[0]:g} and {rule[1]:g} of the image"
         if low == high and image.array.min() < image.array.max():
             least, most = float(image.array.min()), float(image.array.max())
-            return cls(image, (least, most), f"{said} are both {low:g}, so its least to its greatest value: {least:g} to {most:g}")
+            return cls(image, (least, most), f"{said} are both {low:g}: from its least to its greatest, {least:g} to {most:g}")
         return cls(image, (low, high), f"{said}: {low:g} to {high:g}")
 
     def picture(self, plane: Plane) -> np.ndarray:

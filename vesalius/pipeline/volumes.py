@@ -5,13 +5,15 @@ A model that only knows pictures goes from slice to slice (`follow`); one with a
 a prompt on slice k     its mask there is where propagation begins
 points (x, y, z)        the same, on every slice with a point on the object; the others are heard in passing
 a box of six numbers    propagation begins on its middle slice, leaves it nowhere, and looks for the object within it
-a mask of the volume    propagation begins on the slice where it is largest
+a mask of the volume    propagation begins on the slice where it is largest; with the box, where there is one
+words                   said again on the slices where propagation begins
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -60,12 +62,21 @@ def follow(
         else:
             flat[plane.index] = prompt
     reach, box = _limits(solid, grid, axis)
+    mask = next((prompt.mask for prompt in solid if isinstance(prompt.mask, np.ndarray)), None)
+    text = next((prompt.text for prompt in solid if prompt.text is not None), None)
+
+    def begun(index: int, points: Any = (), labels: Any = ()) -> ObjectPrompt:
+        """All that was said in three dimensions, on one slice."""
+        marked = mask if mask is not None and Plane(axis, index).take(mask).any() else None
+        return ObjectPrompt(points, labels, box, marked, text)
+
     heard = _points_by_slice(solid, axis, grid.shape[axis])
     for index, prompt in heard.items():
         if 1 in prompt.labels and index not in flat:
-            flat[index] = replace(prompt, box=box)
+            flat[index] = begun(index, prompt.points, prompt.labels)
     if not flat:
-        flat = _start(solid, axis, reach, box)
+        start = _start(mask, axis, reach, box)
+        flat[start] = begun(start)
     seeds = {index: answer(prompt, Plane(axis, index)) for index, prompt in flat.items()}
 
     def prompted(index: int, asked: Asked) -> Asked:
@@ -116,9 +127,14 @@ def _sliced(found: Found, grid: Grid, axis: int) -> dict[int, np.ndarray]:
 def _axis_of(prompts: Sequence[ObjectPrompt], grid: Grid) -> int:
     """The house axis along which all prompts are sliced."""
     axes = {find_plane(grid, 0, prompt.axis or "axial").axis for prompt in prompts}
+    require_one_axis(axes)
+    return axes.pop()
+
+
+def require_one_axis(axes: set[int]) -> None:
+    """Raises InputError unless the prompts of an object are sliced along one axis."""
     if len(axes) > 1:
         raise InputError("the prompts of one object lie along different axes", fix="give them all on slices of one axis")
-    return axes.pop()
 
 
 def _limits(solid: Sequence[ObjectPrompt], grid: Grid, axis: int) -> tuple[Reach, tuple[float, ...] | None]:
@@ -144,17 +160,16 @@ def _points_by_slice(solid: Sequence[ObjectPrompt], axis: int, count: int) -> di
     return {index: ObjectPrompt(tuple(places), tuple(labels)) for index, (places, labels) in found.items()}
 
 
-def _start(solid: Sequence[ObjectPrompt], axis: int, reach: Reach, box: tuple[float, ...] | None) -> dict[int, ObjectPrompt]:
-    """Where no slice was prompted: the middle of the box, or the slice where the mask is largest."""
-    if box is not None:
-        return {(reach[0] + reach[1]) // 2: ObjectPrompt(box=box)}
-    masks = [prompt.mask for prompt in solid if isinstance(prompt.mask, np.ndarray)]
-    if masks and masks[0].any():
-        areas = masks[0].sum(axis=tuple(i for i in range(3) if i != axis))
-        return {int(areas.argmax()): ObjectPrompt(mask=masks[0])}
-    raise InputError(
-        "nothing says where in the volume the object is", fix="give a point on it, a box or a mask that is not empty"
-    )
+def _start(mask: np.ndarray | None, axis: int, reach: Reach, box: tuple[float, ...] | None) -> int:
+    """Where no slice was prompted: the slice where the mask is largest, or the middle of the box."""
+    if mask is not None:
+        areas = mask.sum(axis=tuple(i for i in range(3) if i != axis))[slice(*reach)]
+        if areas.any():
+            return reach[0] + int(areas.argmax())
+    if box is None:
+        fix = "give a point on it, a box or a mask that is not empty"
+        raise InputError("nothing says where in the volume the object is", fix=fix)
+    return (reach[0] + reach[1]) // 2
 
 
 def _with_points(asked: Asked, heard: ObjectPrompt | None) -> Asked:

@@ -2,12 +2,15 @@
 
 import numpy as np
 import pytest
-from flood import FloodPrompter
+from flood import Flood, FloodPrompter
 
 from vesalius.core.errors import GeometryError, InputError
 from vesalius.core.image import Grid, Image
 from vesalius.core.prompts import ObjectPrompt
 from vesalius.pipeline.session import Session
+
+
+ask = Flood.ask
 
 
 def picture() -> Image:
@@ -247,3 +250,30 @@ def test_a_click_in_a_session_of_a_picture_cannot_propagate():
 
 def test_labels_default_to_on_the_object():
     assert ObjectPrompt(points=((1, 2), (3, 4))).labels == (1, 1)
+
+
+@pytest.mark.parametrize("where", [{"slice": 5}, {"slice": 5, "axis": "axial"}, {}])
+def test_a_slice_is_the_same_however_it_is_said(where):
+    one, image = session(volume("SAR")), volume("SAR")
+    one.add(box=(3, 4, 11, 10), slice=5)
+    one.add(points=[(0, 0)], labels=[0], **where)
+    assert len(one._steps[-1].prompts) == 1 and np.array_equal(one.propagate(), image.array[0] == 200)
+    flat = session()
+    flat.add(points=[(40, 5)], slice=0)
+    assert np.array_equal(flat.add(points=[(9, 17), (6, 13)], labels=[0, 1]), UPPER | LOWER & ~CORE)
+
+
+def test_a_mask_and_a_box_of_the_volume_are_both_heard(monkeypatch):
+    image, asked = volume("SAR"), []
+    truth = image.array[0] == 200
+    known = np.zeros_like(truth)
+    known[7] = truth[7]
+    monkeypatch.setattr(Flood, "ask", lambda self, said, **rest: (asked.append(said), ask(self, said, **rest))[1])
+    assert np.array_equal(session(image).predict(box=(3, 4, 5, 11, 10, 9), mask=known), truth)
+    assert asked[0].boxes.tolist() == [[3, 4, 11, 10]] and np.array_equal(asked[0].states[0].numpy() > 0, truth[7])
+
+
+def test_words_about_a_volume_are_refused_as_words():
+    for prompt in ({"text": "liver"}, {"text": "liver", "box": (3, 4, 5, 11, 10, 9)}, {"text": "liver", "slice": 5}):
+        with pytest.raises(InputError, match="know no words"):
+            session(volume("SAR")).predict(**prompt)

@@ -1,12 +1,14 @@
 """A promptable network as the pipeline knows it: in the picture's pixels, looked at once, remembered on disk."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from vesalius.core.errors import InputError, WeightsError
 from vesalius.core.image import Grid, Image
-from vesalius.models.checkpoints import Imported
+from vesalius.models.checkpoints import CHECKPOINTS, Imported
 from vesalius.models.contract import Prompts
 from vesalius.models.sam.frame import Frame
 from vesalius.models.sam.image_encoder import ViTConfig
@@ -101,6 +103,20 @@ def test_an_imported_file_is_loaded_with_the_frame_it_states(file):
     assert loaded.frame == FRAME and loaded.name == "tiny"
     again = loaded.look(PICTURE).features
     assert torch.allclose(again, FramePrompter("t", network(), FRAME, "t").look(PICTURE).features, atol=1e-5)
+
+
+def test_a_file_that_says_what_it_is_may_be_named_too_but_not_as_something_else(tmp_path):
+    path = Imported("sam", network(), FRAME, "medsam", 0, ()).write(tmp_path / "mine.safetensors", "tiny.pth")
+    loaded = load_prompter("medsam", weights=path, device="cpu", precision="fp32")
+    assert (loaded.name, loaded.frame, loaded.refines) == ("medsam", FRAME, False)
+    with pytest.raises(WeightsError, match="holds 'medsam', not 'sam_vit_b'"):
+        load_prompter("sam_vit_b", weights=path, device="cpu")
+
+
+def test_the_percentiles_are_those_of_the_weights_entry(tmp_path, monkeypatch):
+    monkeypatch.setitem(CHECKPOINTS, "medsam", replace(CHECKPOINTS["medsam"], percentiles=(1.0, 99.0)))
+    path = Imported("sam", network(), FRAME, "medsam", 0, ()).write(tmp_path / "mine.safetensors", "tiny.pth")
+    assert load_prompter(path, device="cpu", precision="fp32").percentiles == (1.0, 99.0)
 
 
 @pytest.mark.parametrize(
