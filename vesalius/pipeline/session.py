@@ -33,6 +33,7 @@ from .looks import Asked, Look, Proposals
 from .prompter import Prompter, load_prompter
 from .propagation import PropagateOptions, Seen
 from .solids import Found, SolidPrompter, Told, sibling_of
+from .upright import Upright
 from .views import View
 from .volumes import Slices, find_whole, follow, require_one_axis
 
@@ -236,7 +237,7 @@ class Session:
 
     @cached_property
     def _volume(self) -> np.ndarray:
-        return self.view.volume()
+        return Upright.of(self.image.grid).volume(self.view.volume())
 
     def _find(self, voxel: np.ndarray, told: Told) -> Found:
         assert self.sibling is not None
@@ -393,8 +394,6 @@ def _listed(values: Any) -> Any:
 
 
 def _cache(where: EmbeddingCache | str | Path | bool | None) -> EmbeddingCache | None:
-    if isinstance(where, EmbeddingCache):
-        return where
-    if where is False:
-        return None
+    if isinstance(where, EmbeddingCache) or where is False:
+        return where or None
     return EmbeddingCache(user_cache() if where is None or where is True else Path(where))

@@ -25,9 +25,10 @@ from .glances import OUTSIDE
 from .looks import Asked, Look
 from .propagation import PropagateOptions, Reach, Seen, propagate
 from .solids import Found, Told
+from .upright import Upright
 
 Answer = Callable[[ObjectPrompt, Plane], Seen]
-Find = Callable[[np.ndarray, Told], Found]  # the sides of a voxel, what was said -> the answer
+Find = Callable[[np.ndarray, Told], Found]  # the sides of a voxel, what was said -> the answer; all of the upright volume
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +108,8 @@ def find_whole(prompts: Sequence[ObjectPrompt], grid: Grid, answer: Answer, find
         sections={index: logits > 0 for index, logits in seeds.items()},
         mask=masks[-1] if masks else None,
     )
-    found = find(lengths(grid), told)
+    upright = Upright.of(grid)
+    found = upright.back(find(upright.sides(lengths(grid)), upright.told(told)))
     return Slices(axis, _sliced(found, grid, axis) | seeds)
 
 

@@ -9,7 +9,6 @@ from vesalius.core.image import Grid, Image
 from vesalius.core.prompts import ObjectPrompt
 from vesalius.pipeline.session import Session
 
-
 ask = Flood.ask
 
 
