@@ -1,6 +1,7 @@
 """The volumes of all sources with the objects in them: what exercises in three dimensions are cut from.
 
-An object is a connected component of one label value, or of all labels joined. Volumes beyond MOST voxels are halved.
+An object is a connected component of one label value, or of all labels joined. Volumes stand upright, as in use, and beyond
+MOST voxels they are halved.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from ..core.image import Image
 from ..io.files import read, read_mask
 from ..io.layouts import Case
 from ..pipeline.cubes import lengths
+from ..pipeline.upright import Upright
 from ..pipeline.views import View
 from .gallery import PERCENTILES, Opened
 
@@ -33,7 +35,7 @@ class Part:
 
 @dataclass(frozen=True, eq=False)
 class Body:
-    """A volume: grey values (Z, Y, X) uint8 as a model in use sees them, object numbers (Z, Y, X), the objects, a voxel's sides
+    """A volume: grey values (S, A, R) uint8 as a model in use sees them, object numbers (S, A, R), the objects, a voxel's sides
     (3,)."""
 
     source: str
@@ -55,7 +57,8 @@ def raise_bodies(opened: Opened, case: Case, least: int) -> list[Body]:
 
 
 def _bodies(opened: Opened, name: str, image: Image, labels: np.ndarray, least: int) -> Iterator[Body]:
-    grey, voxel = View.of(image, opened.settings.window, PERCENTILES).volume(), lengths(image.grid)
+    lies, grey = Upright.of(image.grid), View.of(image, opened.settings.window, PERCENTILES).volume()
+    grey, labels, voxel = lies.volume(grey), lies.volume(labels), lies.sides(lengths(image.grid))
     while grey.size > MOST:
         grey, labels, voxel = halved(grey), np.ascontiguousarray(labels[::2, ::2, ::2]), 2 * voxel
     wanted = {"components": (False,), "joined": (True,), "both": (False, True)}[opened.settings.objects]

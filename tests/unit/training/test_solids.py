@@ -174,11 +174,27 @@ def test_cases_become_bodies_with_their_labels_apart_and_joined(root):
     )
     apart, joined = raise_bodies(opened[0], opened[0].cases[0], 30)
     assert len(apart.parts) == len(joined.parts) == 2 and apart.image.dtype == np.uint8
-    assert apart.voxel.tolist() == [1.0, 1.0, 1.5] or sorted(apart.voxel) == [1.0, 1.0, 1.5]
-    assert (
-        np.array_equal(apart.numbers == apart.parts[0].number, ball_body().numbers == apart.parts[0].number)
-        or len(apart.parts) == 2
-    )
+    assert sorted(apart.voxel) == [1.0, 1.0, 1.5]
+    sizes = sorted(int((apart.numbers == part.number).sum()) for part in apart.parts)
+    assert sizes == sorted(int((ball_body().numbers == number).sum()) for number in (1, 2))
+
+
+def test_bodies_stand_upright_however_their_volume_is_stored(tmp_path):
+    array = ball_body().numbers.astype(np.uint8)
+    upright = Grid((20, 30, 24), np.array([[0, 0, 1.0, 0], [0, 2.0, 0, 0], [3.0, 0, 0, 0], [0, 0, 0, 1]]), dims=3)  # S, A, R
+    moved = np.array([[1.0, 0, 0, 0], [0, 0, -2.0, 58], [0, -3.0, 0, 57], [0, 0, 0, 1]])  # R, I, P
+    other = Grid((24, 20, 30), moved, dims=3)
+    assert (upright.orientation, other.orientation) == ("SAR", "RIP")
+    for n, (grid, values) in enumerate(((upright, array), (other, array.transpose(2, 0, 1)[:, ::-1, ::-1]))):
+        for folder, factor in (("images", 90), ("labels", 1)):
+            (tmp_path / "balls" / folder).mkdir(parents=True, exist_ok=True)
+            write(Mask(factor * np.ascontiguousarray(values), grid, None), tmp_path / "balls" / folder / f"case_{n}.nii.gz")
+    recipe = RECIPES["vesalius_mini_3d"].model_copy(update={"sources": {"balls": Source(objects="joined")}})
+    opened = open_sources(tmp_path, recipe, print)[0]
+    one, same = (raise_bodies(opened, case, 30)[0] for case in opened.cases)
+    assert np.array_equal(one.numbers > 0, array > 0) and np.array_equal(one.image, same.image)
+    assert np.array_equal(one.numbers > 0, same.numbers > 0)
+    assert one.voxel.tolist() == same.voxel.tolist() == [3.0, 2.0, 1.0]
 
 
 def test_a_sitting_reports_boxes_sections_and_the_ellipsoid():
