@@ -27,6 +27,13 @@ def test_our_arrays_equal_the_official_ones(folder: Path, capsys: pytest.Capture
     assert code == 0, capsys.readouterr().out
 
 
+def test_the_script_runs_by_itself_from_anywhere(tmp_path: Path) -> None:
+    root = Path(__file__).resolve().parents[2]
+    words = [sys.executable, str(Path(check.__file__)), str(tmp_path / "none")]
+    done = subprocess.run(words, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(root)}, capture_output=True, text=True)
+    assert done.returncode == 1 and "Traceback" not in done.stderr and str(tmp_path / "none") in done.stdout
+
+
 def write(folder: Path, reference: references.Folder) -> Path:
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(reference.extra), encoding="utf-8")
