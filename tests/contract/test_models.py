@@ -1,5 +1,6 @@
 """What every Segmenter of the catalog promises, at each of its tiny configurations. A new one is tested once it is listed."""
 
+from itertools import product
 from typing import Any
 
 import pytest
@@ -97,6 +98,26 @@ def test_a_size_that_does_not_fit_is_refused_with_one_that_does(name: str, entry
     assert " x ".join(map(str, nearest)) in str(refusal.value)
     with torch.no_grad():
         assert model(torch.randn(1, model.in_channels, *nearest)).main.shape[2:] == model.output_size(nearest)
+
+
+@every_model
+def test_no_size_that_it_takes_is_nearer_than_the_one_it_names(name: str, entry: Entry, config: Any) -> None:
+    with torch.device("meta"):
+        model = entry.builder(config)
+
+    def taken(size: tuple[int, ...]) -> bool:
+        try:
+            return model.output_size(size) is not None
+        except ShapeError:
+            return False
+
+    def apart(a: tuple[int, ...], b: tuple[int, ...]) -> int:
+        return sum(abs(m - n) for m, n in zip(a, b, strict=True))
+
+    sizes = [size for size in product(*([k * d for k in range(1, 4)] for d in model.divisor)) if taken(size)]
+    for wanted in product(*((1, d // 2, d + d // 3, 2 * d - 1) for d in model.divisor)):
+        named = model.nearest_size(wanted)
+        assert taken(named) and apart(named, wanted) == min(apart(size, wanted) for size in sizes)
 
 
 @every_model

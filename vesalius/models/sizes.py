@@ -35,7 +35,7 @@ class Multiples:
         """The nearest size that fits, the larger one when two are equally near."""
         steps = [max(1, (2 * n + d) // (2 * d)) for n, d in zip(size, self.divisor, strict=True)]
         if prod(steps) < self.voxels:
-            steps[-1] = self.voxels
+            steps[cheapest(size, self.divisor, self.voxels)] = self.voxels
         return tuple(s * d for s, d in zip(steps, self.divisor, strict=True))
 
     def check(self, size: Axes) -> Axes:
@@ -58,6 +58,12 @@ class Multiples:
                 fix="give the channels the model was trained with, in their order",
             )
         self.check(tuple(image.shape[2:]))
+
+
+def cheapest(size: Axes, divisor: Axes, steps: int) -> int:
+    """Which axis of an image of `size` is nearest to `steps` times its divisor, where all would have one; the last of equals."""
+    costs = [abs(steps * d - n) - abs(d - n) for n, d in zip(size, divisor, strict=True)]
+    return max(axis for axis, cost in enumerate(costs) if cost == min(costs))
 
 
 def shrink(strides: tuple[Axes, ...]) -> Axes:

@@ -36,7 +36,7 @@ from .blocks import (
 )
 from .contract import Outputs
 from .needs import Needs, bias_matters, levels_for
-from .sizes import Axes, check_levels
+from .sizes import Axes, cheapest, check_levels
 
 WIDTHS = {2: (32, 64, 128, 192, 256, 256), 3: (16, 32, 96, 160, 192)}  # of a planned network
 
@@ -262,7 +262,7 @@ class UNet(nn.Module):
 
     def nearest_size(self, size: Axes) -> Axes:
         """The nearest input size the network takes, the larger one when two are equally near."""
-        return self._roomy(tuple(self._search(n, axis) for axis, n in enumerate(size)))
+        return self._roomy(tuple(self._search(n, axis) for axis, n in enumerate(size)), size)
 
     def output_size(self, size: Axes) -> Axes:
         """The size of `Outputs.main` for an input of `size`: 572 -> 388 for the paper's network. Raises ShapeError."""
@@ -275,10 +275,15 @@ class UNet(nn.Module):
             raise ShapeError(f"this U-Net cannot take a size of {shapes[0]}", fix=f"use {shapes[1]}")
         return whole
 
-    def _roomy(self, size: Axes) -> Axes:
-        """`size`, with a longer last axis where one voxel would be left at the bottom: it has no variance to divide by."""
-        if self.config.norm == "instance" and all(n // self._shrink(axis) <= 1 for axis, n in enumerate(size)):
-            return (*size[:-1], self._search(2 * self._shrink(self.dims - 1), self.dims - 1, up_only=True))
+    def _roomy(self, size: Axes, wanted: Axes | None = None) -> Axes:
+        """`size`, longer along one axis where one voxel would be left at the bottom: it has no variance to divide by.
+
+        That axis is the one of `wanted` which is nearest to it.
+        """
+        divisor = tuple(self._shrink(axis) for axis in range(self.dims))
+        if self.config.norm == "instance" and all(n // d <= 1 for n, d in zip(size, divisor, strict=True)):
+            axis = cheapest(wanted or size, divisor, 2)
+            return (*size[:axis], self._search(2 * divisor[axis], axis, up_only=True), *size[axis + 1 :])
         return size
 
     def _shrink(self, axis: int) -> int:
