@@ -159,7 +159,7 @@ def train(
     model: Annotated[str, Option(metavar="NAME|A,B|all", help="Of the catalog, or several to compare.")] = "unet",
     task: Annotated[str | None, Option(help="Take labels, decision and cleaning from a task that Vesalius ships.")] = None,
     recipe: Annotated[str | None, Option(metavar="NAME|FILE", help="How to train; default: what suits the model.")] = None,
-    weights: Annotated[Path | None, Option(help="Begin with these weights of the same network, not with random ones.")] = None,
+    weights: Annotated[Path | None, Option(help="Begin with weights of this network, or a pretrained encoder.")] = None,
     plan: Annotated[Path | None, Option(help="Start from an edited plan.toml.")] = None,
     plan_only: Annotated[bool, Option("--plan-only", help="Inspect the data, write plan.toml and stop.")] = False,
     instances: Annotated[bool, Option("--instances", help="The masks number objects, not classes.")] = False,

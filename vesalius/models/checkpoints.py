@@ -22,6 +22,7 @@ from torch import nn
 from ..core.errors import InputError, WeightsError, unknown_name
 from . import catalog
 from .naming import State
+from .pretrained import family_of, read_weights
 from .sam.frame import Frame
 from .sam.official import UNUSED, config_of, to_ours
 from .sam.sam import PRESETS, SAMConfig
@@ -215,9 +216,9 @@ def import_file(path: str | Path, name: str, sizes: dict[str, Any] | None = None
     Raises UnknownName, or WeightsError for tensors that do not fit, for another network than `name` has, and for sizes that
     neither the shapes nor `sizes` tell.
     """
-    state, _ = load_state(path, sha256=CHECKPOINTS[name].sha256.get(Path(path).name) if name in CHECKPOINTS else None)
     if name in CHECKPOINTS:
         entry = CHECKPOINTS[name]
+        state, _ = load_state(path, sha256=entry.sha256.get(Path(path).name))
         module = _sam(entry, state, path)
         return _imported(entry.model, module, state, entry.frame, name)
     if name not in catalog.CATALOG:
@@ -225,7 +226,10 @@ def import_file(path: str | Path, name: str, sizes: dict[str, Any] | None = None
     if catalog.entry(name).kind == "prompts":
         known = ", ".join(CHECKPOINTS)
         raise WeightsError(f"'{name}' does not say how an image is prepared", file=path, fix=f"name the weights: {known}")
-    found = catalog.entry(name)
+    state, found = read_weights(path), catalog.entry(name)
+    if (family := family_of(state)) is not None:
+        fix = f"begin a training with it: vesalius train DATASET --model {name} --weights {path}"
+        raise WeightsError(f"this is a pretrained {family} alone, not a whole '{name}'", file=path, fix=fix)
     if found.infer is None or found.official is None:
         fix = "use vesalius.models.weights.from_official with the sizes"
         raise WeightsError(f"the sizes of '{name}' cannot be read off a file", file=path, fix=fix)

@@ -1,4 +1,4 @@
-"""Encoders that others trained on photographs, put into our models: `load_backbone(model, file)`.
+"""Encoders that others trained on photographs, put into our models: `load_backbone(model, file)`, and `train --weights FILE`.
 
     google         .npz of the vision transformer, alone or behind its ResNet          Dosovitskiy et al. 2021
     timm_vit       blocks.0.attn.qkv..., the ResNet under patch_embed.backbone
@@ -36,7 +36,7 @@ from .segvit import SegViT
 from .swin_unet import SwinUnet
 from .swin_unet import rename as swin_name
 from .transunet import TransUNet
-from .weights import KeyReport, load_state, match_keys
+from .weights import KeyReport, load_into, load_state, match_keys
 
 
 @dataclass(frozen=True)
@@ -62,12 +62,45 @@ def load_backbone(model: nn.Module, file: str | Path) -> KeyReport:
 
     Returns what was not found in the file (the decoder, usually), what the model has no use for (a classifier's head) and
     what has another shape; all of those stay as they are. Raises WeightsError for a file that cannot be read or trusted, is
-    of no known layout, or has nothing for this model; UnknownName for a model that takes no backbone.
+    of no known layout, or mostly of other sizes than the model; UnknownName for a model that takes no backbone.
     """
+    return _fill(model, read_weights(file), Path(file))
+
+
+def begin_with(model: nn.Module, file: str | Path) -> str:
+    """Fill `model` from a file in our names, all of it, or its encoder from a backbone; returns what was done, in words.
+
+    Raises WeightsError where the file does not fit, or is not to be read; UnknownName as `load_backbone`.
+    """
+    state = read_weights(file)
+    if family_of(state) is None:
+        load_into(model, state, file=file)
+        return f"the weights in {file}"
+    return f"the encoder in {file}; {_fill(model, state, Path(file))}"
+
+
+def read_weights(file: str | Path) -> State:
+    """The tensors of a weights file, Google's .npz included; raises WeightsError."""
     file = Path(file)
+    return _read_npz(file) if file.suffix == ".npz" else load_state(file)[0]
+
+
+def family_of(state: State) -> str | None:
+    """Of which family these tensors are a pretrained backbone, by their names; None where they are none."""
+    names = {_bare(name) for name in state}
+    if "norm_up.weight" in names:  # a whole Swin-Unet, as its authors call the tensors
+        return None
+    return next((layout.family for layout in LAYOUTS.values() if layout.sign in names), None)
+
+
+def _bare(name: str) -> str:
+    """Without what transformers puts in front of a backbone's names where a classifier stands above it."""
+    return re.sub(r"^(vit|swin|beit)\.", "", name)
+
+
+def _fill(model: nn.Module, state: State, file: Path) -> KeyReport:
     place = place_of(model)
-    state = _read_npz(file) if file.suffix == ".npz" else load_state(file)[0]
-    state = {re.sub(r"^(vit|swin|beit)\.", "", name): tensor for name, tensor in state.items()}
+    state = {_bare(name): tensor for name, tensor in state.items()}
     layout = find_layout(state, file)
     if layout.family != place.family:
         raise WeightsError(
@@ -81,8 +114,10 @@ def load_backbone(model: nn.Module, file: str | Path) -> KeyReport:
     report = match_keys(model, state)
     wanted, bad = model.state_dict(), {name for name, *_ in report.misshapen}
     good = {name: tensor for name, tensor in state.items() if name in wanted and name not in bad}
-    if not good:
-        raise WeightsError(f"nothing in this file fits: {report}", file=file, fix="build the model with the sizes of the file")
+    if len(good) <= len(bad):
+        told = f"{len(good) or 'none'} of these tensors fit the model"
+        fix = "build it with the sizes of the file; in a recipe they stand under [model]"
+        raise WeightsError(f"{told}: {report}", file=file, fix=fix)
     model.load_state_dict(good, strict=False)
     return replace(report, unused=tuple(name.removeprefix(apart) for name in report.unused))
 

@@ -15,7 +15,7 @@ from accelerate import PartialState
 from ..core.errors import DatasetError, InputError, OutputError, unknown_name
 from ..io.datasets import open_dataset
 from ..models.catalog import build, entry
-from ..models.weights import load_state
+from ..models.pretrained import read_weights
 from ..pipeline.predictor import RUN_WEIGHTS, choose_device
 from ..tasks.catalog import TASKS
 from ..tasks.task import Task
@@ -57,7 +57,7 @@ def train(
     device = choose_device(options.device)  # one that is absent is told before a run is begun
     PartialState(cpu=device.type == "cpu")  # joins the other processes, if there are any
     if options.weights is not None:
-        load_state(options.weights)  # one that cannot be read is told before a run is begun
+        read_weights(options.weights)  # one that cannot be read is told before a run is begun
     out = Path(out)
     say = say if is_main() else lambda _: None
     from .promptable import is_promptable, train_promptable  # which only its own kind of model needs
@@ -234,8 +234,7 @@ def fit(plan: Plan, split: Split, data: Any, run: Path, options: TrainOptions, s
         session.restore(load_checkpoint(run / CHECKPOINT))
         say(f"going on from step {trainer.step}")
     elif plan.recipe.start is not None:
-        trainer.begin(load_state(plan.recipe.start)[0], plan.recipe.start)
-        say(f"beginning with the weights in {plan.recipe.start}")
+        say(trainer.begin(plan.recipe.start))
     samples = make_samples(prepared, plan)
     rank, world = trainer.accelerator.process_index, trainer.accelerator.num_processes
     return session.train(batches(samples, Order(trainer.step, plan.recipe.batch or 1, rank, world), plan.recipe.workers))

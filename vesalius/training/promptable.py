@@ -20,7 +20,6 @@ from torch import nn
 
 from ..core.errors import DatasetError, InputError, OutputError, UnreadableFile
 from ..models.catalog import CATALOG, entry, make_config, plain
-from ..models.weights import load_state
 from ..pipeline.glancer import VIEWS_KEY, GlanceOptions, GlancePrompter
 from ..pipeline.looks import Asked
 from ..pipeline.predictor import RUN_WEIGHTS, choose_device
@@ -204,8 +203,7 @@ def train_promptable(
         session.restore(load_checkpoint(run / CHECKPOINT))
         say(f"going on from step {trainer.step}")
     elif plan.recipe.start is not None:
-        trainer.begin(load_state(plan.recipe.start)[0], plan.recipe.start)
-        say(f"beginning with the weights in {plan.recipe.start}")
+        say(trainer.begin(plan.recipe.start))
     samples = lesson.exercises(sides["train"], plan.recipe.sources or {}, plan.prompting, plan.recipe.seed)
     return [session.train(batches(samples, Order(trainer.step, plan.recipe.batch or 1), plan.recipe.workers))]
 

@@ -95,7 +95,7 @@ class Recipe(Record):
     workers: int = Field(1, ge=0)
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     flips_at_test: bool = False
-    start: str | None = None  # weights to begin with, of the same network; None: random ones
+    start: str | None = None  # weights to begin with, of the same network or a pretrained encoder's; None: random ones
     slices: Slicewise | None = None  # None: volumes as volumes, where the model can; else slice by slice
     model: dict[str, Any] = Field(default_factory=dict)  # settings of the network, over those derived from the data
     each: dict[str, dict[str, Any]] | None = None  # model -> what differs for it, where one recipe trains several

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 from ..core.errors import InputError, VesaliusError
 from ..models.catalog import build, entry
 from ..models.contract import Outputs
-from ..models.weights import load_into
+from ..models.pretrained import begin_with
 from ..pipeline.tiled import use_bf16
 from .losses import find_loss
 from .plan import Plan
@@ -152,10 +153,11 @@ class Trainer:
             if not mean.is_floating_point():
                 mean.copy_(now)
 
-    def begin(self, weights: dict[str, Tensor], file: str) -> None:
-        """Start from `weights`, in our names, instead of from random ones. Raises WeightsError where they do not fit."""
-        load_into(self.bare, weights, file=file)
+    def begin(self, file: str | Path) -> str:
+        """Start from a file's weights instead of from random ones, as `begin_with` has it. Raises WeightsError."""
+        told = begin_with(self.bare, file)
         self.average.load_state_dict(self.bare.state_dict())
+        return f"beginning with {told}"
 
     def state(self) -> dict[str, Any]:
         """What `restore` needs to go on as if nothing had happened."""

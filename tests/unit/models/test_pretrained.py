@@ -13,10 +13,12 @@ from torch import Tensor, nn
 
 from vesalius.core.errors import UnknownName, WeightsError
 from vesalius.models.catalog import CATALOG
-from vesalius.models.pretrained import load_backbone, on_grid
+from vesalius.models.checkpoints import import_file
+from vesalius.models.pretrained import begin_with, load_backbone, on_grid
 from vesalius.models.swin_unet import SwinUnet
 from vesalius.models.transunet import TransUNet
 from vesalius.models.unet import UNet
+from vesalius.models.weights import save
 
 State = dict[str, Tensor]
 HYBRID = replace(CATALOG["transunet"].tiny[0], resnet_units=(1, 2, 1), image_size=(64, 64))
@@ -311,7 +313,7 @@ def test_a_file_of_the_wrong_family_or_of_none_is_refused(tmp_path) -> None:
     with pytest.raises(UnknownName, match="TransUNet"):
         load_backbone(UNet(CATALOG["unet"].tiny[0]), vit)
     sizes = write(swin(SwinUnet(replace(SWIN, width=24, window=2))), tmp_path / "wide.safetensors")
-    with pytest.raises(WeightsError, match="nothing in this file fits"):
+    with pytest.raises(WeightsError, match="none of these tensors fit the model"):
         load_backbone(SwinUnet(SWIN), sizes)
 
 
@@ -329,3 +331,27 @@ def test_an_npz_that_is_unsafe_or_broken_is_refused_in_a_line(content: str, tmp_
             np.save(out, np.zeros(3))
     with pytest.raises(WeightsError, match=r"no whole \.npz|no such weights file"):
         load_backbone(TransUNet(PLAIN), file)
+
+
+def test_a_training_begins_with_a_whole_network_or_with_a_backbone(tmp_path) -> None:
+    source, whole, encoder = (TransUNet(PLAIN) for _ in range(3))
+    random(source)
+    told = begin_with(whole, save(tmp_path / "ours.safetensors", source, {}))
+    assert "the weights in" in told and torch.equal(whole.head.weight, source.head.weight)
+    told = begin_with(encoder, write(hf_vit(source), tmp_path / "vit.safetensors"))
+    assert "the encoder in" in told and "not found" in told
+    assert torch.equal(encoder.vit.positions, source.vit.positions) and not torch.equal(encoder.head.weight, source.head.weight)
+
+
+def test_a_backbone_of_other_sizes_is_refused_and_not_half_loaded(tmp_path) -> None:
+    wide = TransUNet(replace(PLAIN, hidden=2 * PLAIN.hidden))
+    before = {name: tensor.clone() for name, tensor in wide.state_dict().items()}
+    with pytest.raises(WeightsError, match=r"fit the model: .* of another shape.*recipe"):
+        begin_with(wide, write(timm_vit(random(TransUNet(PLAIN))), tmp_path / "vit.safetensors"))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in wide.state_dict().items())
+
+
+def test_a_backbone_alone_is_not_imported_as_a_whole_network(tmp_path) -> None:
+    for name, file in (("transunet", timm_vit(TransUNet(PLAIN))), ("swin_unet", swin(SwinUnet(SWIN)))):
+        with pytest.raises(WeightsError, match=rf"not a whole '{name}'.*--model {name} --weights"):
+            import_file(write(file, tmp_path / f"{name}.safetensors"), name)

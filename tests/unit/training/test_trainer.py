@@ -8,6 +8,7 @@ from torch import nn
 
 from vesalius.core.errors import InputError, UnreadableFile, WeightsError
 from vesalius.core.labels import Label, Labels
+from vesalius.models.weights import save
 from vesalius.tasks.task import Inference, ModelSpec, Task
 from vesalius.training.checkpoint import load_checkpoint, save_checkpoint
 from vesalius.training.journal import Journal, read_metrics
@@ -99,17 +100,18 @@ def test_a_restored_trainer_goes_on_bit_by_bit(tmp_path):
     )
 
 
-def test_a_trainer_may_begin_with_weights_it_is_given():
+def test_a_trainer_may_begin_with_weights_it_is_given(tmp_path):
     begun, other = trainer(seed=1), trainer(seed=2)
-    begun.begin(other.bare.state_dict(), "other")
+    begun.begin(save(tmp_path / "other.safetensors", other.bare, {}))
     for mine in (begun.bare, begun.average):
         assert all(torch.equal(a, b) for a, b in zip(mine.state_dict().values(), other.bare.state_dict().values(), strict=True))
 
 
-def test_weights_of_another_network_are_refused_as_a_beginning():
+def test_weights_of_another_network_are_refused_as_a_beginning(tmp_path):
     state = {**trainer().bare.state_dict(), "heads.0.weight": torch.zeros(5, 4, 1, 1)}
+    torch.save(state, tmp_path / "other.pth")
     with pytest.raises(WeightsError, match="5, 4, 1, 1"):
-        trainer().begin(state, "other.safetensors")
+        trainer().begin(tmp_path / "other.pth")
 
 
 def test_a_loss_that_is_not_finite_stops_with_advice():
