@@ -43,6 +43,7 @@ class Entry:
     official  from the config of a reference file to our config and the conversion of its state dict
     infer     from an official state dict to the config that `official` takes, where the shapes say it
     derive    from the Needs of a run to fields of the config; None: only in_channels, classes and dims follow from the data
+    weights   where official weights are to be had, under which licence, and what reads them
     unused    parameters that the original carries and never uses, or that change nothing where prompts have images of their own
     head      names that the parameters of its head begin with: those that no pretrained backbone fills
     """
@@ -79,7 +80,9 @@ CATALOG: dict[str, Entry] = {
         ),
         loss="dice_ce",
         recipe="default",
-        weights="layouts milesial (GPL-3), nested (MIT), nnunet (Apache-2.0) are read by weights.from_official",
+        weights="read by `models import`: github.com/milesial/Pytorch-UNet/releases (GPL-3), nnU-Net v1's of "
+        "zenodo.org/record/4003545 (code Apache-2.0, each task under its data's terms), those of "
+        "github.com/4uiiurz1/pytorch-nested-unet (code MIT)",
         official=layouts.official,
         infer=layouts.infer,
         derive=derive_unet,
@@ -98,7 +101,8 @@ CATALOG: dict[str, Entry] = {
         ),
         loss="dice_ce",
         recipe="default",
-        weights="layouts nested (MIT), nnunet (project licence of ASU) are read by weights.from_official",
+        weights="read by `models import`: those of github.com/MrGiovanni/UNetPlusPlus, PyTorch (project licence of ASU), and of "
+        "github.com/4uiiurz1/pytorch-nested-unet (code MIT)",
         official=unetpp_layouts.official,
         infer=measured.infer_unetpp,
         derive=derive_unetpp,
@@ -117,7 +121,7 @@ CATALOG: dict[str, Entry] = {
         ),
         loss="dice_ce",
         recipe="default",
-        weights="the layout of Attention-Gated-Networks (MIT) is read by weights.from_official",
+        weights="read by `models import`: those of github.com/ozan-oktay/Attention-Gated-Networks (code MIT)",
         official=attention_unet.official,
         infer=measured.infer_attention_unet,
         derive=derive_attention_unet,
@@ -135,7 +139,9 @@ CATALOG: dict[str, Entry] = {
         ),
         loss="squared_dice_ce_50",
         recipe="transunet",
-        weights="official layout (Apache-2.0) by from_official; ViT of Google, timm, transformers by load_backbone",
+        weights="encoders for `train --weights`: storage.googleapis.com/vit_models/imagenet21k/R50+ViT-B_16.npz and ViT-B_16.npz "
+        "(Apache-2.0), ViTs of timm and transformers on huggingface.co (as each says); read by `models import`: what "
+        "github.com/Beckschen/TransUNet trains (Apache-2.0)",
         official=transunet.official,
         infer=measured.infer_transunet,
         derive=derive_transunet,
@@ -153,7 +159,9 @@ CATALOG: dict[str, Entry] = {
         ),
         loss="squared_dice_ce_60",
         recipe="swin_unet",
-        weights="official layout (no licence stated) by from_official; Swin of Microsoft, timm, transformers by load_backbone",
+        weights="encoders for `train --weights`: github.com/SwinTransformer/storage/releases/download/v1.0.0/"
+        "swin_tiny_patch4_window7_224.pth (MIT), huggingface.co/microsoft/swin-tiny-patch4-window7-224 (Apache-2.0), timm's; "
+        "read by `models import`: what github.com/HuCaoFighting/Swin-Unet trains (no licence stated, none released)",
         official=swin_unet.official,
         infer=measured.infer_swin_unet,
         derive=derive_swin_unet,
@@ -177,7 +185,8 @@ CATALOG: dict[str, Entry] = {
         ),
         loss="atm",
         recipe="segvit",
-        weights="official layout (AdelaiDet, non-commercial) by from_official; ViT of Google, timm, transformers: load_backbone",
+        weights="read by `models import`: those listed at github.com/zbwxp/SegVit (AdelaiDet, non-commercial); encoders for "
+        "`train --weights`: storage.googleapis.com/vit_models/augreg (Apache-2.0), timm's and transformers' on huggingface.co",
         official=vit_layouts.official_segvit,
         infer=measured.infer_segvit,
         derive=derive_segvit,
@@ -201,7 +210,8 @@ CATALOG: dict[str, Entry] = {
         ),
         loss="atm",
         recipe="segvit",
-        weights="none are public; BEiT v2 (MIT) of Microsoft, timm, transformers by load_backbone",
+        weights="none are public; encoders for `train --weights`: github.com/microsoft/unilm/tree/master/beit2 (MIT), "
+        "huggingface.co/timm/beitv2_large_patch16_224.in1k_ft_in22k (Apache-2.0)",
         derive=derive_segvit_v2,
         head=("head.", "up."),
     ),

@@ -79,8 +79,23 @@ class Ranking:
 
     @cached_property
     def pairs(self) -> list[Pair]:
-        """Every pair, the better one first, tested on its Dice."""
-        return compare({entrant.name: entrant.dice for entrant in self.order}, self.patients)
+        """Every pair, the better one first, tested on its Dice.
+
+        Where nothing is to be found, who finds nothing has no Dice and who finds something has 0: against that, silence counts 1.
+        Otherwise a test would never see false alarms.
+        """
+        silent = set(self._alarmed)
+        judged = {
+            entrant.name: {case: 1.0 if case in silent and math.isnan(d) else d for case, d in entrant.dice.items()}
+            for entrant in self.order
+        }
+        return compare(judged, self.patients)
+
+    @cached_property
+    def _alarmed(self) -> list[str]:
+        """The cases that have a Dice by some entrants and none by others."""
+        cases = self.entrants[0].dice if self.entrants else {}
+        return [case for case in cases if len({math.isnan(entrant.dice[case]) for entrant in self.entrants}) == 2]
 
     @cached_property
     def groups(self) -> list[tuple[str, ...]]:
@@ -119,6 +134,9 @@ class Ranking:
             f"Wilcoxon signed-rank tests of the Dice of {what}, {tests} pair{'' if tests == 1 else 's'}, Holm's correction, "
             f"significant below p = {SIGNIFICANT}."
         ]
+        if self._alarmed:
+            empty = len(self._alarmed)
+            lines.append(f"Nothing is to be found in {empty} of the cases; in the tests, finding nothing counts 1 there.")
         if (least := least_p(patients, tests)) >= SIGNIFICANT:
             lines.append(f"So few cannot show a difference: even a model better on every one would have {probability(least)}.")
         return lines

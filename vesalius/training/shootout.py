@@ -100,10 +100,10 @@ def shoot_out(
         try:
             train_one(course, name, *runs[name])
             finished[name] = compare_one(course, name, *runs[name])
-        except (VesaliusError, RuntimeError, MemoryError, ValueError, OSError) as error:
+        except Exception as error:  # any: at --resume it would come again, and the others never have their turn
             if isinstance(error, OutputError) or (isinstance(error, OSError) and error.errno == errno.ENOSPC):
                 raise
-            failures[name] = " ".join((str(error) or type(error).__name__).split())
+            failures[name] = in_words(error)
             say(f"{name} failed: {failures[name]}")
         gc.collect()
         result = course.told(runs, finished, failures)
@@ -278,6 +278,13 @@ def budget(recipe: Recipe) -> str:
     limit = limit_of(recipe)
     minutes = [f"{limit.seconds / 60:g} minutes"] if limit.seconds else []
     return " or ".join([*minutes, *([f"{limit.steps} steps"] if limit.steps else [])])
+
+
+def in_words(error: Exception) -> str:
+    """Why a model failed, in one line; where that is a fault of ours, it is called one."""
+    expected = isinstance(error, VesaliusError | RuntimeError | MemoryError | ValueError | OSError)
+    told = str(error) or type(error).__name__
+    return " ".join((told if expected else f"internal error: {type(error).__name__}: {told}").split())
 
 
 def silent(_: str) -> None:

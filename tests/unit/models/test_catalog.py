@@ -3,7 +3,7 @@
 import pytest
 
 from vesalius.core.errors import InputError, UnknownName
-from vesalius.models.catalog import build, entry, make_config, plain
+from vesalius.models.catalog import CATALOG, build, entry, make_config, plain
 from vesalius.models.layouts import nnunet, residual_encoder
 from vesalius.models.unet import UNetConfig
 
@@ -32,3 +32,11 @@ def test_lists_from_toml_become_the_config() -> None:
 @pytest.mark.parametrize("config", [nnunet(), residual_encoder()])
 def test_presets_survive_being_written_down(config: UNetConfig) -> None:
     assert make_config(UNetConfig, plain(config)) == config
+
+
+@pytest.mark.parametrize("name", [name for name, entry in CATALOG.items() if entry.kind == "segmenter"])
+def test_an_entry_says_where_weights_are_to_be_had_and_under_which_licence(name: str) -> None:
+    said = CATALOG[name].weights
+    assert any(place in said for place in ("github.com/", "zenodo.org/", "huggingface.co/", "storage.googleapis.com/"))
+    assert any(licence in said for licence in ("MIT", "Apache-2.0", "GPL", "licence"))
+    assert "models import" in said or "train --weights" in said

@@ -93,3 +93,19 @@ def test_a_name_stands_beside_its_point_and_knows_what_it_hides():
     assert box == (108, 44, 168, 56)
     assert covered(box, [(0, 0, 110, 100), (168, 44, 200, 56)]) == 2 * 12
     assert outside(box, (0, 0, 138, 100)) == 30 * 12 and outside(box, (0, 0, 300, 300)) == 0
+
+
+def test_false_alarms_where_nothing_is_to_be_found_are_seen_by_the_tests():
+    calm, alarmed = entrant("calm", 0.2, noise=0.0), entrant("alarmed", 0.2, noise=0.0)
+    empty = CASES[:10]
+    found = rank(
+        [
+            Entrant("calm", calm.dice | dict.fromkeys(empty, float("nan")), calm.hd95, "px", calm.cost),
+            Entrant("alarmed", alarmed.dice | dict.fromkeys(empty, 0.0), alarmed.hd95, "px", alarmed.cost),
+        ],
+        OWN,
+    )
+    (pair,) = found.pairs
+    assert (pair.first, pair.patients, pair.difference) == ("calm", 20, pytest.approx(0.5)) and pair.significant
+    assert any("Nothing is to be found in 10 of the cases" in line for line in found.sentences())
+    assert "calm is first, with a Dice of" in found.sentences()[0] and "over 10 cases" in found.sentences()[0]

@@ -117,6 +117,16 @@ def test_one_that_fails_is_listed_and_the_others_go_on(tiny, tmp_path, picture_s
     assert "- unet: DefaultCPUAllocator" in (tmp_path / "out/shootout.md").read_text()
 
 
+def test_a_fault_in_one_model_does_not_keep_the_others_from_their_turn(tiny, tmp_path, picture_set, monkeypatch):
+    def faulty(course, name, *run):
+        raise IndexError("list index out of range")
+
+    monkeypatch.setattr(shootout, "train_one", faulty)
+    result = shoot_out(picture_set, tmp_path / "out", options(tiny), say=lambda _: None)
+    assert set(result.failures.values()) == {"internal error: IndexError: list index out of range"}
+    assert list(result.failures) == ["unet", "unetpp"]
+
+
 def test_one_that_cannot_be_planned_is_listed_before_any_is_trained(tiny, tmp_path, picture_set):
     wrong = tmp_path / "wrong.toml"
     wrong.write_text(TINY_SHOOT_OUT + '[each.segvit]\nloss = "objects"\n', encoding="utf-8")
