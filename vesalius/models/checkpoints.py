@@ -233,13 +233,26 @@ def import_file(path: str | Path, name: str, sizes: dict[str, Any] | None = None
     if found.infer is None or found.official is None:
         fix = "use vesalius.models.weights.from_official with the sizes"
         raise WeightsError(f"the sizes of '{name}' cannot be read off a file", file=path, fix=fix)
-    told = _laid_over(found.infer(state), sizes or {})
+    told = _laid_over(_measured(name, state, path), sizes or {})
     try:
         config, convert = found.official(told)
     except KeyError as error:
         fix = "write it into a .toml or .json file and give that with --config"
         raise WeightsError(f"no tensor tells {error} of this '{name}'", file=path, fix=fix) from error
-    return _imported(name, converted(found.builder(config), state, convert), state, None, None)
+    try:
+        return _imported(name, converted(found.builder(config), state, convert), state, None, None)
+    except WeightsError as error:
+        raise WeightsError(error.problem, file=path, fix=error.fix) from error
+
+
+def _measured(name: str, state: State, path: str | Path) -> dict[str, Any]:
+    """The sizes that the tensors of a whole official file tell; raises WeightsError, also for a part of one."""
+    try:
+        return catalog.entry(name).infer(state)  # type: ignore[misc]
+    except WeightsError as error:
+        raise WeightsError(error.problem, file=path, fix=error.fix) from error
+    except (LookupError, ValueError) as error:
+        raise WeightsError(f"this is no whole '{name}': {error}", file=path, fix="fetch or copy it again") from error
 
 
 def _laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:

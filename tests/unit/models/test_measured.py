@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from vesalius.core.errors import WeightsError
 from vesalius.models.catalog import CATALOG, entry
@@ -29,6 +30,18 @@ def test_an_official_segmenter_is_built_from_its_tensors_alone(folder: str, shar
     if folder in UNTOLD:
         with pytest.raises(WeightsError, match=r"no tensor tells 'heads' .* --config"):
             import_file(file, record["model"])
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_half_of_an_official_file_is_refused_by_its_name(folder: str, shared_parity: Path, tmp_path: Path) -> None:
+    model = json.loads((shared_parity / folder / "config.json").read_text())["model"]
+    state = load_state(shared_parity / folder / "state.safetensors")[0]
+    names = list(state)
+    for i, part in enumerate((names[: len(names) // 2], names[1:], [n for n in names if not n.startswith("final")][:-2])):
+        file = tmp_path / f"half_{i}.safetensors"
+        save_file({name: state[name] for name in part}, file)
+        with pytest.raises(WeightsError, match=file.name):
+            import_file(file, model, UNTOLD.get(folder))
 
 
 def test_every_segmenter_with_an_official_layout_can_be_imported() -> None:
