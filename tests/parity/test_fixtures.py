@@ -70,14 +70,6 @@ def test_a_model_that_does_not_exist_yet_is_said(reference: references.Folder, t
     assert check.main([str(folder)]) == 2
 
 
-def test_it_runs_as_the_command_that_the_pages_name(reference: references.Folder, tmp_path: Path) -> None:
-    """Without pytest's own search path, which has more folders than the script's."""
-    folder = write(tmp_path / "later", replace(reference, extra={**reference.extra, "model": "later"}))
-    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    done = subprocess.run([sys.executable, check.__file__, folder], env=clean, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (2, "") and "no such model yet: later" in done.stdout
-
-
 def test_masks_are_compared_by_overlap() -> None:
     mask = np.zeros((20, 50), bool)
     mask[:, :25] = True
