@@ -394,6 +394,8 @@ def _listed(values: Any) -> Any:
 
 
 def _cache(where: EmbeddingCache | str | Path | bool | None) -> EmbeddingCache | None:
-    if isinstance(where, EmbeddingCache) or where is False:
-        return where or None
+    if isinstance(where, EmbeddingCache):
+        return where
+    if where is False:
+        return None
     return EmbeddingCache(user_cache() if where is None or where is True else Path(where))
