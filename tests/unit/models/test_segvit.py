@@ -11,7 +11,7 @@ from vesalius.core.errors import InputError, UnknownName, WeightsError
 from vesalius.models.beit import RelativePositions, pairs_of
 from vesalius.models.catalog import build, derived, gflops, parameter_count
 from vesalius.models.needs import Needs
-from vesalius.models.segvit import HeadConfig, SegViT, SegViTConfig, SegViTv2Config, score
+from vesalius.models.segvit import HeadConfig, QueryUp, SegViT, SegViTConfig, SegViTv2Config, score
 from vesalius.models.vit import pick
 from vesalius.models.vit_backbone import Backbone, ViTConfig, beit_large, vit_base, vit_large
 from vesalius.models.weights import from_official
@@ -183,9 +183,20 @@ def test_a_config_that_is_no_segvit_is_refused(wrong: dict[str, Any], message: s
 
 
 def test_what_the_recipe_chooses_of_the_backbone_leaves_the_rest_derived() -> None:
-    needs = Needs(1, 3, 2, (250, 64), (1.0, 1.0), chosen={"backbone": {"depth": 6, "out_layers": [2, 5]}})
+    needs = Needs(1, 3, 2, (250, 64), (1.0, 1.0), chosen={"backbone": {"depth": 12, "out_layers": [2, 5]}})
     trunk = derived("segvit", needs)["backbone"]
-    assert trunk["image_size"] == [248, 64] and trunk["patch"] == 8 and trunk["depth"] == 6 and trunk["width"] == 192
+    assert trunk["image_size"] == [248, 64] and trunk["patch"] == 8 and trunk["depth"] == 12 and trunk["width"] == 192
+
+
+def test_queries_on_a_grid_begin_by_reading_where_they_lie() -> None:
+    torch.manual_seed(0)
+    config = HeadConfig("atm_shrunk", heads=2, layers=1, positions=True)
+    up = QueryUp(replace(SMALL, width=128, heads=4), config, 1)
+    cross = up.decoders[0][0].cross  # type: ignore[index, union-attr]
+    keys = torch.nn.functional.layer_norm(torch.randn(25, 64), (64,)) + up.queries
+    q, k = cross.q(up.queries).unflatten(-1, (2, 32)), cross.k(keys).unflatten(-1, (2, 32))
+    looks = torch.einsum("qhd,khd->hqk", q, k).mul(32**-0.5).softmax(-1)
+    assert looks.diagonal(dim1=1, dim2=2).mean() > 0.8  # 0.04 with matrices that know nothing of each other
 
 
 SINGLE = {
