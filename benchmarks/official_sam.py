@@ -2,6 +2,8 @@
 
     encoder     windows padded before q, k and v; one matrix of scores for all heads, the relative terms added to it as
                 (B, h, w, h, w); softmax
+    decoder     an image for each prompt, projected to queries, keys and values each time it is looked at or looks; transposed
+                convolutions on maps; all four masks drawn, the one or three asked for cut out
     everything  64 clicks at a time: all masks to full size, then predicted IoU, stability, boxes, run lengths; NMS at the end
 
 Paper  Kirillov et al. 2023, arXiv:2304.02643, section 3, section 5 and appendix B; Li et al. 2022 (ViTDet), arXiv:2203.16527
@@ -16,7 +18,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vesalius.models.blocks import CrossAttention
+from vesalius.models.contract import Answers, Prompts
 from vesalius.models.sam.image_encoder import Block, ImageEncoder, offsets
+from vesalius.models.sam.sam import SAM
+from vesalius.models.sam.upscaling import Spread
 from vesalius.pipeline import rle
 from vesalius.pipeline.crops import point_grid, suppress
 from vesalius.pipeline.everything import EverythingOptions
@@ -67,6 +73,48 @@ def official_attention(block: Block, x: Tensor) -> Tensor:
     scores = scores.view(b * heads, h, w, h, w) + rows[..., None] + columns[..., None, :]
     y = scores.view(b * heads, h * w, h * w).softmax(-1) @ v
     return layer.proj(y.view(b, heads, h, w, -1).permute(0, 2, 3, 1, 4).reshape(b, h, w, -1))
+
+
+def official_decode(sam: SAM, features: Tensor, prompts: Prompts, multimask: bool) -> Answers:
+    """Our weights in the official arrangement."""
+    grid, decoder, encoder = (features.shape[2], features.shape[3]), sam.mask_decoder, sam.prompt_encoder
+    tokens, dense = encoder(prompts, grid, (16 * grid[0], 16 * grid[1]))
+    codes = torch.cat((decoder.tokens.expand(len(tokens), -1, -1), tokens), 1)
+    image = (features.repeat_interleave(len(tokens), 0) + dense).flatten(2).permute(0, 2, 1)
+    places, own = encoder.positions(grid).repeat_interleave(len(tokens), 0), codes
+    for i, block in enumerate(decoder.transformer.blocks):
+        if i:
+            own = own + looked(block.among, own + codes, own + codes, own)
+        else:
+            own = looked(block.among, own, own, own)
+        own = block.norms[0](own)
+        own = block.norms[1](own + looked(block.to_image, own + codes, image + places, image))
+        own = block.norms[2](own + block.mlp(own))
+        image = block.norms[3](image + looked(block.to_tokens, image + places, own + codes, own))
+    own = decoder.transformer.norm(own + looked(decoder.transformer.last, own + codes, image + places, image))
+    map_ = spread(decoder.upscale.up1, image.transpose(1, 2).unflatten(2, grid))
+    mean, norm = map_.mean(1, keepdim=True), decoder.upscale.norm
+    map_ = (map_ - mean) / ((map_ - mean).pow(2).mean(1, keepdim=True) + norm.eps).sqrt()
+    map_ = F.gelu(norm.weight[:, None, None] * map_ + norm.bias[:, None, None])
+    map_ = F.gelu(spread(decoder.upscale.up2, map_))
+    drawing = torch.stack([draw(own[:, 1 + i]) for i, draw in enumerate(decoder.hyper)], 1)
+    logits = (drawing @ map_.flatten(2)).unflatten(2, map_.shape[2:])
+    wanted = slice(1, None) if multimask else slice(0, 1)
+    return Answers(logits[:, wanted], decoder.quality(own[:, 0])[:, wanted])
+
+
+def looked(layer: CrossAttention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention with everything projected and all scores at once."""
+    parts = ((layer.q, q), (layer.k, k), (layer.v, v))
+    q, k, v = (part(x).unflatten(-1, (layer.heads, -1)).transpose(1, 2) for part, x in parts)
+    scores = (q @ k.transpose(2, 3)) / q.shape[-1] ** 0.5
+    return layer.proj((scores.softmax(-1) @ v).transpose(1, 2).flatten(2))
+
+
+def spread(layer: Spread, map_: Tensor) -> Tensor:
+    """The transposed convolution that `layer` is on tokens."""
+    weight = layer.weight.unflatten(0, (2, 2, -1)).permute(3, 2, 0, 1)
+    return F.conv_transpose2d(map_, weight, layer.bias, stride=2)
 
 
 def official_everything(picture: np.ndarray, by: FramePrompter, side: int) -> list[dict[str, Any]]:

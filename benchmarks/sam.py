@@ -4,9 +4,11 @@
 
     encode      ViT-B at 1024: transformers' SamModel in fp32, the official arrangement, ours in fp32 and bf16; how far
                 the features are from transformers' fp32
-    decode      one box, one click with three masks, and 16 clicks at once, on ViT-B: transformers' fp32, ours fp32 and bf16
+    decode      one box, one click with three masks, and 16 clicks at once, on ViT-B: transformers' fp32, the official
+                arrangement, ours in fp32 and bf16
     everything  --side x --side clicks on ViT-B: ours against decoding and upsampling every candidate. Random weights draw nothing
-                that survives the filters, so the decoder runs and its masks are then replaced by scripted ones, on both sides
+                that survives the filters, so the decoder runs and its masks are then replaced by scripted ones, on both sides.
+                Ours draws no masks for clicks whose (scripted) predicted IoU rules all three out
     memory      peak of both everything modes and of the encoders, each in a process of its own
     mini        vesalius_mini: a box answered, view and encoding included; 300 boxes; everything mode; bf16 against fp32.
                 --mini names trained weights; without, they are random, and then its masks mean nothing
@@ -19,15 +21,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from measuring import HERE, alternating, apart, machine, memory, reset_peak, show, times
-from official_sam import CLICKS_AT_ONCE, official_encode, official_everything
+from official_sam import CLICKS_AT_ONCE, official_decode, official_encode, official_everything
 from torch import Tensor
 
 from vesalius.models.contract import Answers, Prompts
@@ -161,6 +164,7 @@ def decode(options: argparse.Namespace) -> dict[str, Any]:
     own = ours_like(reference)
     grid = size // config(options.small).patch
     features = torch.randn(1, 256, grid, grid, generator=torch.Generator().manual_seed(1))
+    features = features.contiguous(memory_format=torch.channels_last)  # as `embed` gives them
     clicks = torch.rand(16, 1, 2, generator=torch.Generator().manual_seed(2)) * size
     asked = {
         "a box": (Prompts(boxes=torch.tensor([[0.1, 0.2, 0.5, 0.6]]) * size), False),
@@ -178,6 +182,12 @@ def decode(options: argparse.Namespace) -> dict[str, Any]:
                     return by.model.decode(features, p, m).logits.float()
 
             sides[f"ours {arithmetic}"] = run
+
+        def official(p: Prompts = prompts, m: bool = multimask) -> Tensor:
+            with torch.inference_mode():
+                return official_decode(own, features, p, m).logits
+
+        sides["official arrangement fp32"] = official
         outputs = {side: call() for side, call in sides.items()}  # and warms up
         found[name] = alternating(sides, options.rounds * (5 if len(prompts) == 1 else 1))
         for side, logits in outputs.items():
@@ -208,6 +218,7 @@ class Scripted:
 
     sam: SAM
     size: int
+    official: bool = False  # decodes in the official arrangement
 
     def __post_init__(self) -> None:
         random = np.random.default_rng(0)
@@ -222,9 +233,10 @@ class Scripted:
     def embed(self, image: Tensor) -> Tensor:
         return torch.randn(1, 256, self.size // 16, self.size // 16, generator=torch.Generator().manual_seed(1))
 
-    def decode(self, features: Tensor, prompts: Prompts, multimask: bool = False) -> Answers:
-        worked = self.sam.decode(features, prompts, multimask)
-        assert prompts.points is not None
+    def decode(
+        self, features: Tensor, prompts: Prompts, multimask: bool = False, *, least_iou: float = -math.inf
+    ) -> Answers:
+        assert prompts.points is not None and prompts.labels is not None
         points = prompts.points[:, 0]
         apart = torch.cdist(points, self.places) / self.radii  # (P, discs)
         near, which = apart.min(1)
@@ -234,12 +246,18 @@ class Scripted:
         steep = torch.where(hit, self.steep[which], 8 / self.size)
         wobble = 0.01 * torch.sin(points.sum(1))[:, None]  # each click's answer is its own
         iou = torch.where(hit[:, None], self.trust[which] + wobble, 0.5 + wobble)
+        if self.official:
+            official_decode(self.sam, features, prompts, multimask)
+        else:  # the decoder's own quality is noise: it draws what the scripted one is worth
+            worth = (iou > least_iou).any(1)
+            for part, least in ((worth, -math.inf), (~worth, math.inf)):
+                if part.any():
+                    self.sam.decode(features, Prompts(prompts.points[part], prompts.labels[part]), multimask, least_iou=least)
         cells = (torch.arange(self.size // 4) + 0.5) * 4
         across, down = ((cells - places[:, i : i + 1]) ** 2 for i in (0, 1))
         far = (down[:, :, None] + across[:, None]).sqrt()  # (P, h, w)
         shares = torch.tensor([1.0, 0.7, 0.4])[:, None, None] * (1 + 2 * wobble[:, :, None, None])
         logits = ((shares * radii[:, None, None, None] - far[:, None]) * steep[:, None, None, None]).clamp(-20, 20)
-        assert worked.logits.shape == logits.shape
         return Answers(logits, iou)
 
 
@@ -259,7 +277,7 @@ def everything_modes(options: argparse.Namespace) -> dict[str, Any]:
     sides = {}
     for name, bf16, mode in (("official arrangement fp32", False, official_everything), ("ours fp32", False, our_everything),
                              ("ours bf16", True, our_everything)):  # fmt: skip
-        by = prompter(model, bf16, model.size)
+        by = prompter(replace(model, official=mode is official_everything), bf16, model.size)
 
         def run(name: str = name, by: FramePrompter = by, mode: Any = mode) -> None:
             kept[name] = mode(picture, by, options.side)
@@ -307,7 +325,7 @@ def peak(what: str, small: bool, side: int) -> dict[str, Any]:
     """In its own process; the official arrangement in fp32, ours in bf16."""
     mode, kind = what.split()
     picture, model = scene(small)
-    by = prompter(model, kind == "ours", model.size)
+    by = prompter(replace(model, official=kind == "official"), kind == "ours", model.size)
     tiny = torch.randn(1, 3, 32, 32)
     with by.computing():
         by.model.sam.embed(tiny)  # kernels are chosen on the first call

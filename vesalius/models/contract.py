@@ -6,6 +6,7 @@ at an image once (`embed`) and then answers any number of prompts (`decode`).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -124,9 +125,12 @@ class PromptSegmenter(Protocol):
         """(B, 3, S, S), prepared -> features (B, D, S / 16, S / 16); raises ChannelError or ShapeError before any computing."""
         ...
 
-    def decode(self, features: Tensor, prompts: Prompts, multimask: bool = False) -> Answers:
+    def decode(
+        self, features: Tensor, prompts: Prompts, multimask: bool = False, *, least_iou: float = -math.inf
+    ) -> Answers:
         """Features (1, D, s, s) of one image for all prompts, or (P, D, s, s), and P prompts -> logits (P, M, h, w), iou (P, M).
 
-        M is 3 with multimask and 1 without; h = w = 4 s for SAM. Raises InputError for a prompt that the weights do not know.
+        M is 3 with multimask and 1 without; h = w = 4 s for SAM. The masks of a prompt of which none is predicted better than
+        `least_iou` may be left undrawn: -inf throughout. Raises InputError for a prompt that the weights do not know.
         """
         ...

@@ -14,6 +14,7 @@ Parity  tests/parity/compare_everything.py
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -70,6 +71,11 @@ class EverythingOptions:
             raise InputError(f"{self.crop_n_layers} layers of crops need {self.crop_n_layers + 1} point_grids")
         if self.output_mode not in OUTPUT_MODES:
             raise unknown_name("output mode", self.output_mode, OUTPUT_MODES)
+
+    @property
+    def least_iou(self) -> float:
+        """What a predicted IoU must exceed."""
+        return self.pred_iou_thresh if self.pred_iou_thresh > 0 else -math.inf
 
     def grid(self, layer: int) -> np.ndarray:
         """(n, 2) points x, y in [0, 1] for the crops of a layer."""
@@ -165,7 +171,8 @@ class _Crop:
         """Ask about points (n, 2) batch by batch and keep the hopeful candidates; yields how many points are done."""
         for start in range(0, len(points), self.options.points_per_batch):
             batch = points[start : start + self.options.points_per_batch]
-            iou, state = self.seen.ask(Asked(batch[:, None], np.ones((len(batch), 1), np.int64)), multimask=True)
+            asked = Asked(batch[:, None], np.ones((len(batch), 1), np.int64), least_iou=self.options.least_iou)
+            iou, state = self.seen.ask(asked, multimask=True)
             which = np.repeat(np.arange(len(batch)), iou.shape[1])
             self._hold(iou.flatten(), state.flatten(0, 1), batch[which])
             if self.held > HELD_BYTES:
@@ -189,8 +196,8 @@ class _Crop:
     def _hold(self, iou: Tensor, state: Tensor, points: np.ndarray) -> None:
         """Take in what neither its predicted IoU nor its low resolution rules out."""
         options, keep = self.options, torch.arange(len(iou))
-        if options.pred_iou_thresh > 0:
-            keep = (iou > options.pred_iou_thresh).nonzero()[:, 0].cpu()
+        if options.least_iou > -math.inf:
+            keep = (iou > options.least_iou).nonzero()[:, 0].cpu()
         bounds = None
         if self.seen.taps is not None and len(keep):
             least, greatest = extremes(state[keep.to(state.device)].cpu(), self.seen.taps)

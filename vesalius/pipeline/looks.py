@@ -9,6 +9,7 @@ say which cells a pixel is a mean of, and so what low resolution proves about it
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -24,6 +25,7 @@ class Asked:
 
     points (P, N, 2), labels (P, N) with 1, 0 and -1 for none; boxes (P, 4) x0, y0, x1, y1, the last two exclusive;
     states (P, *): the earlier answers to build on; text (P, T) embeddings
+    least_iou: what a mask must be predicted better than to be of use; of prompts without such a mask `state` may be anything
     """
 
     points: np.ndarray | None = None
@@ -31,6 +33,7 @@ class Asked:
     boxes: np.ndarray | None = None
     states: Tensor | None = None
     text: Tensor | None = None
+    least_iou: float = -math.inf
 
 
 class Proposals(NamedTuple):

@@ -88,7 +88,8 @@ class FramePrompter:
         key = key_of(picture, f"{self.identity} {self.frame} {self.arithmetic}")
         kept = cache.recall(key) if cache is not None else None
         if kept is not None and "features" in kept:
-            return FrameLook(self, torch.from_numpy(kept["features"]).to(self.device), picture.shape[:2])
+            features = torch.from_numpy(kept["features"]).to(self.device, memory_format=torch.channels_last)  # as from `embed`
+            return FrameLook(self, features, picture.shape[:2])
         with self.computing():
             features = self.model.embed(self.frame.prepare(picture).to(self.device)).float()
         if cache is not None:
@@ -136,7 +137,8 @@ class FrameLook:
     def ask(self, asked: Asked, *, multimask: bool) -> Proposals:
         place = self.features.device
         with self.prompter.computing():
-            answers = self.prompter.model.decode(self.features, self._prompts(asked, place), multimask)
+            prompts = self._prompts(asked, place)
+            answers = self.prompter.model.decode(self.features, prompts, multimask, least_iou=asked.least_iou)
         return Proposals(answers.iou.float(), answers.logits.float())
 
     def full(self, state: Tensor) -> Tensor:

@@ -14,12 +14,13 @@ Differs  what all prompts share is computed once (keys and values of the first l
          its own, it is not projected: with few tokens it is quicker to bring their queries, keys and values to the image's
          channels, (W_q t) . (W_k x) = (W_k^T W_q t) . x; prompts go one after the other, so that their images stay in the cache;
          the transposed convolutions, with kernel = stride, are linear layers on tokens, and pixels are put in order at the very
-         end, in the M masks alone; only the masks asked for are drawn
+         end, in the M masks alone; only the masks asked for are drawn, and of prompts that are not worth it none
 Parity   tests/parity/compare_sam.py, tests/parity/test_transformers_sam.py
 """
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
 import torch
@@ -49,9 +50,10 @@ def look_at_tokens(layer: CrossAttention, image: Tensor, keys: Tensor, values: T
     k, (t, heads) = k * k.shape[-1] ** -0.5, k.shape[1:3]
     wanted = torch.einsum("bthd,hdc->bcth", k, layer.q.weight.unflatten(0, (heads, -1))).flatten(2)  # (B, D, T heads)
     level = torch.einsum("bthd,hd->bth", k, layer.q.bias.unflatten(0, (heads, -1))).flatten(1)[:, None]
-    looks = torch.baddbmm(level, image.expand(len(k), -1, -1), wanted).unflatten(2, (t, heads)).softmax(2)  # (B, N, T, heads)
+    looks = torch.baddbmm(level, image.expand(len(k), -1, -1), wanted).transpose(1, 2).unflatten(1, (t, heads))
+    looks = looks.softmax(1).flatten(1, 2).transpose(1, 2)  # (B, N, T heads); the softmax over few tokens likes N at the end
     given = torch.einsum("bthd,chd->bthc", v, layer.proj.weight.unflatten(1, (heads, -1))).flatten(1, 2)  # (B, T heads, D)
-    return torch.baddbmm(layer.proj.bias, looks.flatten(2), given)
+    return torch.baddbmm(layer.proj.bias, looks.contiguous(), given)
 
 
 class TwoWayBlock(nn.Module):
@@ -120,10 +122,16 @@ class MaskDecoder(nn.Module):
         self.hq = HQ(width, early) if early else None
 
     def forward(
-        self, features: Tensor, places: Tensor, prompts: Tensor, dense: Tensor, multimask: bool
+        self,
+        features: Tensor,
+        places: Tensor,
+        prompts: Tensor,
+        dense: Tensor,
+        multimask: bool,
+        least: float = -math.inf,
     ) -> tuple[Tensor, Tensor]:
         """features (1 or P, D, h, w), of SAM-HQ (.., 3 D, ..) with the fine ones behind; places (1, h * w, D), prompts (P, T, D),
-        dense as the prompt encoder gives it."""
+        dense as the prompt encoder gives it. Where no quality is above `least`, nothing is drawn: -inf."""
         grid, width = (features.shape[2], features.shape[3]), self.tokens.shape[1]
         image = tokens_of(features[:, :width] + dense).to(arithmetic(features)).contiguous()
         codes, places = torch.cat((self.tokens.expand(len(prompts), -1, -1), prompts), 1), places.to(image.dtype)
@@ -132,9 +140,18 @@ class MaskDecoder(nn.Module):
         parts = (tokens, codes, image, features[:, width:].flatten(2))
         for own, code, map_, fine in zip(*(t.expand(len(tokens), -1, -1).split(step) for t in parts), strict=True):
             own, map_ = self.transformer.finish(own, map_, code, places)
-            found.append((own[:, 0], self.draw(own, map_, fine.unflatten(2, grid), wanted)))
-        quality = self.quality(torch.cat([own for own, _ in found]))
-        return torch.cat([drawn for _, drawn in found]), quality[:, wanted.start : wanted.stop]
+            quality = self.quality(own[:, 0])[:, wanted.start : wanted.stop]
+            fine = fine.unflatten(2, grid)
+            if least == -math.inf:
+                found.append((self.draw(own, map_, fine, wanted), quality))
+                continue
+            worth = (quality.float() > least).any(1)
+            drawn = map_.new_full((len(own), len(wanted), 4 * grid[0], 4 * grid[1]), -math.inf)
+            if worth.any():
+                drawn[worth] = self.draw(own[worth], map_[worth], fine[worth], wanted)
+            found.append((drawn, quality))
+        logits, qualities = zip(*found, strict=True)
+        return torch.cat(logits), torch.cat(qualities)
 
     def draw(self, tokens: Tensor, image: Tensor, fine: Tensor, wanted: range) -> Tensor:
         """The masks `wanted` (P, M, 4 h, 4 w); fine (P, 2 D, h, w), of SAM-HQ alone."""

@@ -13,6 +13,7 @@ Parity   tests/parity/compare_sam.py, tests/parity/test_transformers_sam.py, tes
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -115,9 +116,12 @@ class SAM(nn.Module):
         features, early = self.image_encoder.looked(image)
         return torch.cat((features, self.mask_decoder.hq.fine(features, early)), 1)
 
-    def decode(self, features: Tensor, prompts: Prompts, multimask: bool = False) -> Answers:
+    def decode(
+        self, features: Tensor, prompts: Prompts, multimask: bool = False, *, least_iou: float = -math.inf
+    ) -> Answers:
         """Features (1 or P, D or 3 D, h, w) and P prompts -> logits (P, M, 4 h, 4 w) and predicted IoU (P, M), M = 3 or 1.
 
+        Prompts of which no mask is predicted better than `least_iou` are not drawn: their logits are -inf.
         Raises InputError for prompts that these weights do not know, ShapeError for mask prompts of another size.
         """
         if len(features) not in (1, len(prompts)):
@@ -126,7 +130,7 @@ class SAM(nn.Module):
         step = self.image_encoder.stride
         tokens, dense = self.prompt_encoder(prompts, grid, (grid[0] * step, grid[1] * step))
         places = self.prompt_encoder.positions(grid)
-        return Answers(*self.mask_decoder(features, places, tokens, dense, multimask))
+        return Answers(*self.mask_decoder(features, places, tokens, dense, multimask, least_iou))
 
     def forward(self, image: Tensor, prompts: Prompts, multimask: bool = False) -> Answers:
         """Both steps: one image for all prompts, or one a prompt."""
