@@ -71,6 +71,9 @@ def segment(
     ] = None,
     mask_prompt: Annotated[Path | None, Option(help="An earlier mask to build on.", rich_help_panel=PROMPTS)] = None,
     text: Annotated[str | None, Option(help="Words, for weights that know them.", rich_help_panel=PROMPTS)] = None,
+    text_encoder: Annotated[
+        Path | None, Option(metavar="FOLDER", help="The CLIP that those weights read words with.", rich_help_panel=PROMPTS)
+    ] = None,
     everything: Annotated[bool, Option("--everything", help="All objects of a picture.", rich_help_panel=PROMPTS)] = False,
     prompts: Annotated[Path | None, Option(metavar="FILE.json", help="A list of objects.", rich_help_panel=PROMPTS)] = None,
     slice: Annotated[int | None, Option(metavar="K", help="Where in a volume or video x,y lie.", rich_help_panel=PROMPTS)] = None,
@@ -94,6 +97,7 @@ def segment(
             box=box,
             mask_prompt=mask_prompt,
             text=text,
+            text_encoder=text_encoder,
             everything=everything,
             prompts=prompts,
             slice=slice,

@@ -21,6 +21,7 @@ class Pointing:
     box: list[str] | None = None
     mask_prompt: Path | None = None
     text: str | None = None
+    text_encoder: Path | None = None
     everything: bool = False
     prompts: Path | None = None
     slice: int | None = None
@@ -72,9 +73,12 @@ class Pointing:
                 slice=self.slice,
                 axis=self.axis,
             )
+        if self.text_encoder is not None and all(each.text is None for each in objects):
+            raise InputError("--text-encoder goes with words", fix="add --text, or leave it out")
         return PromptOptions(
             objects=objects,
             everything=self.everything,
+            text_encoder=self.text_encoder,
             slice=self.slice,
             axis=self.axis,
             window=None if self.window is None else parse_window(self.window),

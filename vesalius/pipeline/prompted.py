@@ -49,6 +49,7 @@ class PromptOptions:
     axis: str | None = None
     model: str | Path | Prompter | None = None
     weights: str | Path | None = None
+    text_encoder: str | Path | None = None  # a folder of CLIP, for words
     window: tuple[float, float] | None = None
     separate: bool = False
     all_masks: bool = False
@@ -119,7 +120,13 @@ def segment_prompted(input: str | Path, out: str | Path, options: PromptOptions,
 def _session(image: Image, options: PromptOptions) -> Session:
     prompter = options.model
     if prompter is None or isinstance(prompter, str | Path):
-        prompter = load_prompter(prompter, weights=options.weights, device=options.device, precision=options.precision)
+        prompter = load_prompter(
+            prompter,
+            weights=options.weights,
+            text_encoder=options.text_encoder,
+            device=options.device,
+            precision=options.precision,
+        )
     return Session(image, prompter, window=options.window, cache=options.cache, sibling=options.sibling)
 
 

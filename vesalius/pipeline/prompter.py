@@ -8,7 +8,7 @@ The features are the dear part: they are made once a picture and may be kept in 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
@@ -24,7 +24,8 @@ from ..core.errors import InputError, WeightsError
 from ..models.checkpoints import CHECKPOINTS, MODEL_KEY, find, import_file, load_checkpoint
 from ..models.contract import Prompts, PromptSegmenter
 from ..models.sam.frame import Frame
-from ..models.sam.text import embed_text
+from ..models.sam.text import require_encoder
+from ..models.sam.text import text_encoder as encoder_in
 from ..models.weights import file_hash, keep_bf16, read_metadata
 from .embeddings import EmbeddingCache, key_of
 from .glancer import IN_THE_BOX, find_views, load_glancer, read_views
@@ -37,6 +38,7 @@ CPU = torch.device("cpu")
 PERCENTILES = (0.5, 99.5)
 BELIEF = 10.0  # |logit| of a mask that the user gives: as sure as SAM's own masks are inside
 TEXTLESS = "these weights know no words, as the released SAM was trained without text prompts"
+ENCODER = "give its folder: --text-encoder FOLDER, in Python load_prompter(..., text_encoder=FOLDER)"
 
 
 class Prompter(Protocol):
@@ -100,7 +102,7 @@ class FramePrompter:
         if not getattr(self.model, "knows_text", False):
             raise InputError(f"'{self.name}': {TEXTLESS}", fix="give points or a box, or weights that declare text")
         if self.embed_text is None:
-            raise InputError(f"'{self.name}' needs a CLIP text encoder", fix="load_prompter(..., text_encoder=FOLDER)")
+            raise InputError(f"'{self.name}' needs a CLIP text encoder", fix=ENCODER)
         return self.embed_text(text)
 
     @property
@@ -180,11 +182,13 @@ def load_prompter(
     `vesalius train`; by default our own in the package.
 
     `weights` is the file where it does not lie in the weights folder: an official one, which `what` names, or an imported one.
-    `text_encoder` is a CLIP in a folder, for weights that know words.
+    `text_encoder` is a CLIP in a folder, for weights that know words; it is read when the first words come, nothing is fetched.
     Raises WeightsError for weights that are not here or do not fit, UnknownName, InputError for an absent device.
     """
     place = choose_device(device)
     bf16 = use_bf16(precision, place)
+    if text_encoder is not None:
+        require_encoder(text_encoder)  # before weights are read
     ours = find_views(IN_THE_BOX if what is None else what) if weights is None else Path(weights)
     if ours is not None and (entry := read_views(ours)) is not None:
         return load_glancer(ours, entry, place, bf16)
@@ -193,7 +197,7 @@ def load_prompter(
         raise WeightsError("these weights see volumes and no pictures", file=ours, fix=fix)
     name, path, model, frame = _released(what, weights)
     origin = CHECKPOINTS.get(name if name in CHECKPOINTS else _told(path) or "")
-    embed = None if text_encoder is None else cache(partial(_words, folder=text_encoder))
+    embed = None if text_encoder is None else cache(partial(_words, cache(partial(encoder_in, text_encoder))))
     settled: Any = model.requires_grad_(False).to(place)
     settled = keep_bf16(settled) if bf16 else settled
     percentiles, refines = (origin.percentiles, origin.refines) if origin else (PERCENTILES, True)
@@ -226,8 +230,8 @@ def _told(path: Path) -> str | None:
     return None if checkpoint is None else str(checkpoint)
 
 
-def _words(text: str, folder: str | Path) -> Tensor:
-    return embed_text([text], folder)[0]
+def _words(encoder: Callable[[], Callable[[Sequence[str]], Tensor]], text: str) -> Tensor:
+    return encoder()([text])[0]
 
 
 def _choices() -> str:
