@@ -75,6 +75,10 @@ def segment(
         Path | None, Option(metavar="FOLDER", help="The CLIP that those weights read words with.", rich_help_panel=PROMPTS)
     ] = None,
     everything: Annotated[bool, Option("--everything", help="All objects of a picture.", rich_help_panel=PROMPTS)] = False,
+    set: Annotated[
+        list[str] | None,
+        Option(metavar="NAME=VALUE", help="Of --everything, such as points_per_side=16.", rich_help_panel=PROMPTS),
+    ] = None,
     prompts: Annotated[Path | None, Option(metavar="FILE.json", help="A list of objects.", rich_help_panel=PROMPTS)] = None,
     slice: Annotated[int | None, Option(metavar="K", help="Where in a volume or video x,y lie.", rich_help_panel=PROMPTS)] = None,
     axis: Annotated[Axis | None, Option(help="Along which K counts; default: axial.", rich_help_panel=PROMPTS)] = None,
@@ -99,6 +103,7 @@ def segment(
             text=text,
             text_encoder=text_encoder,
             everything=everything,
+            set=set,
             prompts=prompts,
             slice=slice,
             axis=axis and axis.value,

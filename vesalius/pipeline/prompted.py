@@ -44,7 +44,7 @@ class PromptOptions:
     """What to segment, with what, and what to write. `objects`, or `everything` with the slice it looks at in a volume."""
 
     objects: tuple[ObjectPrompt, ...] = ()
-    everything: bool = False
+    everything: bool | EverythingOptions = False  # or with these parameters
     slice: int | None = None
     axis: str | None = None
     model: str | Path | Prompter | None = None
@@ -97,7 +97,7 @@ def segment_prompted(input: str | Path, out: str | Path, options: PromptOptions,
     Raises InputError and its kin for prompts that are wrong, weights that are not there, or an output that exists.
     """
     began = time.monotonic()
-    if bool(options.objects) == options.everything:
+    if bool(options.objects) == bool(options.everything):
         raise InputError("either objects are prompted, or everything is wanted", fix="give prompts, or --everything alone")
     image = open_image(input, series=options.series)
     for prompt in options.objects:
@@ -207,7 +207,9 @@ def _everything(session: Session, options: PromptOptions, places: Places, tell: 
         raise InputError("everything mode writes one label map and its records", fix="leave out --separate and --all-masks")
     plane = session.plane(options.slice, options.axis)
     places.require_vacant(places.records)
-    records = session.everything(slice=options.slice, axis=options.axis, progress=lambda done, total: tell(done, total, "points"))
+    chosen = options.everything if isinstance(options.everything, EverythingOptions) else EverythingOptions()
+    watch = lambda done, total: tell(done, total, "points")  # noqa: E731
+    records = session.everything(options=chosen, slice=options.slice, axis=options.axis, progress=watch)
     if len(records) > OBJECTS_MOST:
         raise InputError(f"{len(records)} objects are more than a mask can number")
     canvas, painted = places.canvas(), np.zeros(plane.size(session.image.grid), np.uint16)
@@ -215,14 +217,16 @@ def _everything(session: Session, options: PromptOptions, places: Places, tell: 
         painted[records[number - 1]["segmentation"]] = number
     canvas.put(plane, painted)
     places.write(canvas, None)
-    _write_records(records, session, plane, places)
+    _write_records(records, session, plane, places, chosen)
     found = tuple(
         FoundObject(i, f"object {i}", record["area"], record["predicted_iou"]) for i, record in enumerate(records, start=1)
     )
     return canvas, None, found, {"records": places.records}
 
 
-def _write_records(records: Iterable[dict[str, Any]], session: Session, plane: Plane, places: Places) -> None:
+def _write_records(
+    records: Iterable[dict[str, Any]], session: Session, plane: Plane, places: Places, options: EverythingOptions
+) -> None:
     """case.json: how it was made, and the records with COCO RLE in place of arrays."""
     kept = {
         "image": places.case,
@@ -230,7 +234,7 @@ def _write_records(records: Iterable[dict[str, Any]], session: Session, plane: P
         "view": session.view.rule,
         "axis": "zyx"[plane.axis],
         "slice": plane.index,
-        "options": {key: value for key, value in asdict(EverythingOptions()).items() if key != "output_mode"},
+        "options": {key: value for key, value in asdict(options).items() if key != "output_mode"},
         "records": [{**record, "segmentation": rle.to_text(rle.encode(record["segmentation"]))} for record in records],
     }
     with atomic(places.records) as part:
