@@ -87,6 +87,7 @@ def segment(
     ] = None,
     separate: Annotated[bool, Option("--separate", help="Write a mask an object too.", rich_help_panel=PROMPTS)] = False,
     all_masks: Annotated[bool, Option("--all-masks", help="Write a click's three masks.", rich_help_panel=PROMPTS)] = False,
+    video: Annotated[bool, Option("--video", help="A folder's pictures are frames for sure.", rich_help_panel=PROMPTS)] = False,
     no_propagate: Annotated[bool, Option("--no-propagate", help="Stay on slice K.", rich_help_panel=PROMPTS)] = False,
     device: Where = Device.auto,
     quiet: Quiet = False,
@@ -110,6 +111,7 @@ def segment(
             window=window,
             separate=separate,
             all_masks=all_masks,
+            video=video,
             no_propagate=no_propagate,
         )
         if pointing.pointed:

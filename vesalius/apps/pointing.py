@@ -30,6 +30,7 @@ class Pointing:
     window: str | None = None
     separate: bool = False
     all_masks: bool = False
+    video: bool = False
     no_propagate: bool = False
 
     @property
@@ -88,6 +89,7 @@ class Pointing:
             window=None if self.window is None else parse_window(self.window),
             separate=self.separate,
             all_masks=self.all_masks,
+            video=self.video,
             propagate=not self.no_propagate,
             **rest,
         )

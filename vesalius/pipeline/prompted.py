@@ -28,9 +28,10 @@ from ..core.prompts import ObjectPrompt, Plane
 from . import rle
 from .canvas import Canvas, Reel
 from .everything import EverythingOptions
+from .opening import open_image
 from .places import Places
 from .prompter import Prompter, load_prompter
-from .session import Session, open_image
+from .session import Session
 from .solids import SIBLINGS, SolidPrompter
 from .tiled import Precision
 from .volumes import Slices
@@ -58,6 +59,7 @@ class PromptOptions:
     overwrite: bool = False
     overlays: bool = False
     series: str | None = None
+    video: bool = False  # the pictures of a folder are frames, whatever they look like
     device: str = "auto"
     precision: Precision = "auto"
     cache: str | Path | bool | None = None
@@ -99,7 +101,7 @@ def segment_prompted(input: str | Path, out: str | Path, options: PromptOptions,
     began = time.monotonic()
     if bool(options.objects) == bool(options.everything):
         raise InputError("either objects are prompted, or everything is wanted", fix="give prompts, or --everything alone")
-    image = open_image(input, series=options.series)
+    image = open_image(input, series=options.series, frames=options.video)
     for prompt in options.objects:
         prompt.plane(image.grid)  # all prompts are looked at before weights are loaded
     places = Places(image, out, options.format, overwrite=options.overwrite, overlays=options.overlays)

@@ -21,15 +21,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core.errors import GeometryError, InputError, UnreadableFile
+from ..core.errors import GeometryError, InputError
 from ..core.image import Image
 from ..core.prompts import ObjectPrompt, Plane, find_plane
-from ..io.files import read, read_mask
-from ..io.frames import find_frames, read_frames
-from ..io.video import is_video, read_video
+from ..io.files import read_mask
 from .embeddings import EmbeddingCache, user_cache
 from .everything import EverythingOptions, Progress, Record, everything
 from .looks import Asked, Look, Proposals
+from .opening import open_image
 from .prompter import Prompter, load_prompter
 from .propagation import PropagateOptions, Seen
 from .solids import Found, SolidPrompter, Told, sibling_of
@@ -76,7 +75,7 @@ class Session:
     follow the percentile rule of the weights (`view.rule` says which). `cache` is where embeddings are kept: a folder, an
     EmbeddingCache, None for the user's own cache folder, False for none. `sibling` goes through volumes in the model's place: a
     weights file or a SolidPrompter, None for the model's own where it has one, False to go from slice to slice.
-    Raises what `read` and `load_prompter` raise, ChannelError for an image that is neither grey nor RGB.
+    Raises what `open_image` and `load_prompter` raise, ChannelError for an image that is neither grey nor RGB.
     """
 
     def __init__(
@@ -365,16 +364,6 @@ class Session:
 def _kind(prompt: ObjectPrompt) -> tuple[Any, ...]:
     """Prompts of one kind fit into one batch."""
     return len(prompt.points), prompt.lone_click, prompt.box is None, prompt.mask is None, prompt.text is None
-
-
-def open_image(path: str | Path, *, series: str | None = None) -> Image:
-    """An image file, a DICOM folder, a video or a folder of frames. Raises what `read`, `read_video` and `read_frames` raise."""
-    video = is_video(path)
-    if not video and not find_frames(path):
-        return read(path, series=series)
-    if series is not None:
-        raise UnreadableFile("only DICOM has series", file=path, fix="leave out the series")
-    return read_video(path) if video else read_frames(path)
 
 
 def _joined(before: ObjectPrompt, told: ObjectPrompt) -> ObjectPrompt:
