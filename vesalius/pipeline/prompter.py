@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..core.errors import InputError, WeightsError
-from ..models.checkpoints import CHECKPOINTS, MODEL_KEY, find, import_file, load_checkpoint
+from ..models.checkpoints import CHECKPOINTS, LEARNED, MODEL_KEY, find, import_file, load_checkpoint
 from ..models.contract import Prompts, PromptSegmenter
 from ..models.sam.frame import Frame
 from ..models.sam.text import require_encoder
@@ -46,7 +46,9 @@ class Prompter(Protocol):
 
     name         how the user calls it
     identity     the hash of its weights and of how it sees, so that no embedding of another model is taken for its own
+    learned      the prompts that it was trained with, of points, boxes and masks: a session refuses others
     refines      whether it learned to build on its own last answer, when a click corrects that
+    rates        whether it learned to predict the IoU of its masks, so that propagation may stop by it
     percentiles  of the grey values of images beyond 8 bits, in percent: these become black and white where no window is given
     """
 
@@ -57,7 +59,13 @@ class Prompter(Protocol):
     def identity(self) -> str: ...
 
     @property
+    def learned(self) -> tuple[str, ...]: ...
+
+    @property
     def refines(self) -> bool: ...
+
+    @property
+    def rates(self) -> bool: ...
 
     @property
     def percentiles(self) -> tuple[float, float]: ...
@@ -83,7 +91,12 @@ class FramePrompter:
     bf16: bool = False
     percentiles: tuple[float, float] = PERCENTILES
     embed_text: Callable[[str], Tensor] | None = None
-    refines: bool = True
+    learned: tuple[str, ...] = LEARNED
+    rates: bool = True
+
+    @property
+    def refines(self) -> bool:
+        return {"points", "masks"} <= set(self.learned)
 
     def look(self, picture: np.ndarray, cache: EmbeddingCache | None = None) -> FrameLook:
         """See a picture (H, W, 3) uint8, or remember it."""
@@ -200,8 +213,8 @@ def load_prompter(
     embed = None if text_encoder is None else cache(partial(_words, cache(partial(encoder_in, text_encoder))))
     settled: Any = model.requires_grad_(False).to(place)
     settled = keep_bf16(settled) if bf16 else settled
-    percentiles, refines = (origin.percentiles, origin.refines) if origin else (PERCENTILES, True)
-    return FramePrompter(name, settled, frame, file_hash(path), place, bf16, percentiles, embed, refines)
+    known = (origin.percentiles, embed, origin.learned, origin.rates) if origin else (PERCENTILES, embed)
+    return FramePrompter(name, settled, frame, file_hash(path), place, bf16, *known)
 
 
 def _released(what: str | Path | None, weights: str | Path | None) -> tuple[str, Path, Any, Frame]:
