@@ -299,6 +299,14 @@ def test_a_bad_prompt_is_one_line_and_exit_code_2(run, flood, case, tmp_path, wo
     assert not (tmp_path / "out").exists()
 
 
+def test_prompts_that_the_weights_never_learned_are_one_line_and_exit_code_2(run, flood, case, tmp_path):
+    flood.learned = ("boxes",)  # as MedSAM's entry says
+    for words in (["--point", "9,17"], ["--everything"], ["--mask-prompt", case], ["--box", "5,12,15,26", "--not-point", "9,17"]):
+        refused(run("segment", case, "-o", tmp_path / "out", *words), "'flood' never learned", "trained with boxes alone")
+        assert not (tmp_path / "out").exists()
+    fine(run("segment", case, "-o", tmp_path / "out", "--box", "5,12,15,26"))
+
+
 def test_a_mask_prompt_that_marks_nothing_is_refused(run, flood, case, scan, tmp_path):
     Image.fromarray(np.zeros((30, 50), np.uint8)).save(tmp_path / "empty.png")
     refused(run("segment", case, "-o", tmp_path / "out", "--mask-prompt", tmp_path / "empty.png"), "empty.png", "is empty")

@@ -213,8 +213,8 @@ def load_prompter(
     embed = None if text_encoder is None else cache(partial(_words, cache(partial(encoder_in, text_encoder))))
     settled: Any = model.requires_grad_(False).to(place)
     settled = keep_bf16(settled) if bf16 else settled
-    known = (origin.percentiles, embed, origin.learned, origin.rates) if origin else (PERCENTILES, embed)
-    return FramePrompter(name, settled, frame, file_hash(path), place, bf16, *known)
+    percentiles, learned, rates = (origin.percentiles, origin.learned, origin.rates) if origin else (PERCENTILES, LEARNED, True)
+    return FramePrompter(name, settled, frame, file_hash(path), place, bf16, percentiles, embed, learned, rates)
 
 
 def _released(what: str | Path | None, weights: str | Path | None) -> tuple[str, Path, Any, Frame]:
