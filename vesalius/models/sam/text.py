@@ -15,6 +15,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -57,9 +58,8 @@ def text_encoder(folder: str | Path) -> Callable[[Sequence[str]], Tensor]:
     try:
         with _no_bars():
             tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-            encoder, read = CLIPTextModelWithProjection.from_pretrained(
-                str(folder), local_files_only=True, output_loading_info=True
-            )
+            load: Any = CLIPTextModelWithProjection.from_pretrained
+            encoder, read = load(str(folder), local_files_only=True, output_loading_info=True)
     except Exception as error:  # transformers raises OSError, ValueError, KeyError as it likes
         raise WeightsError(f"this is no CLIP text encoder ({error})", file=folder, fix=FIX) from error
     if absent := sorted(name for name in read["missing_keys"] if not name.endswith("position_ids")):
