@@ -8,8 +8,10 @@ in the package). The volumes are those that the run kept back (RUN/split.json, b
     box            one tight box in three dimensions
     middle         one tight box on the middle one of the axial slices (as stored) that the object is on
     five, inner    tight boxes on five slices, evenly spread from the object's first to its last; or all of them within it
+    1, 3, 5 clicks the first on the voxel deepest within the object, each more on the deepest of what is wrong, in 3D;
+                   each way is corrected for its own mistakes, and told all clicks anew each time
     shape          what knows nothing of the picture: the ellipsoid in the box; one as deep as the ellipse on the slice is wide on
-                   average; ellipses between those on the slices
+                   average; ellipses between those on the slices; a click suggests none
     slice to slice vesalius_mini alone, each mask prompting for the next (and, for one box, within it)
     volume         with the sibling
 """
@@ -23,17 +25,21 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from scipy.ndimage import distance_transform_edt
 
 from vesalius.core.image import Image
 from vesalius.core.prompts import ObjectPrompt
 from vesalius.io.datasets import open_dataset
+from vesalius.pipeline.cubes import lengths
 from vesalius.pipeline.prompter import load_prompter
 from vesalius.pipeline.session import Session
 from vesalius.pipeline.solids import CubeOptions, SolidPrompter, sibling_of
 from vesalius.training.solid_sitting import dice, ellipsoid
 from vesalius.training.split import read_split
 
-PROTOCOLS, WAYS = ("box", "middle", "five", "inner"), ("shape", "slice to slice", "volume")
+CLICKS = (1, 3, 5)
+PROTOCOLS = ("box", "middle", "five", "inner", *(f"{count} click{'s' if count > 1 else ''}" for count in CLICKS))
+WAYS = ("shape", "slice to slice", "volume")
 SOURCE = "hippocampus"
 
 
@@ -63,7 +69,8 @@ def main() -> None:
         image, mask = dataset.load(case)
         rows.append(measured(image, mask.array > 0, prompter, sibling))
     values = np.array(rows)  # (cases, protocols, ways)
-    table = {one: dict(zip(WAYS, values[:, i].mean(0).round(4).tolist(), strict=True)) for i, one in enumerate(PROTOCOLS)}
+    means = [[None if np.isnan(one) else round(float(one), 4) for one in row] for row in values.mean(0)]
+    table = {one: dict(zip(WAYS, row, strict=True)) for one, row in zip(PROTOCOLS, means, strict=True)}
     show(table, len(rows))
     worst = {one: round(float(values[:, i, -1].min()), 4) for i, one in enumerate(PROTOCOLS)}
     report = {"cases": [case.name for case in cases], "dice": table, "worst with the sibling": worst}
@@ -80,7 +87,29 @@ def measured(image: Image, wanted: np.ndarray, prompter, sibling: SolidPrompter)
     for prompts, shape in asked(wanted):
         found = [session.follow(prompts).mask(image.grid) for session in sessions]
         rows.append([dice(mask, wanted) for mask in (shape, *found)])
-    return rows
+    each = [clicked(session, wanted) for session in sessions]
+    return rows + [[np.nan, *(found[count - 1] for found in each)] for count in CLICKS]
+
+
+def clicked(session: Session, wanted: np.ndarray) -> list[float]:
+    """Dice after the first click, and after each of those that correct it."""
+    points, labels, found = [deepest(wanted, session)], [1], []
+    while len(found) < max(CLICKS):
+        mask = session.follow([ObjectPrompt(points, labels)]).mask(session.image.grid)
+        found.append(dice(mask, wanted))
+        if not (mask ^ wanted).any():
+            return found + [found[-1]] * (max(CLICKS) - len(found))
+        x, y, z = deepest(mask ^ wanted, session)
+        points.append((x, y, z))
+        labels.append(int(wanted[z, y, x]))
+    return found
+
+
+def deepest(region: np.ndarray, session: Session) -> tuple[int, int, int]:
+    """x, y, z of the voxel of a region that is farthest from what lies around it, in mm."""
+    depth = distance_transform_edt(np.pad(region, 1), sampling=lengths(session.image.grid))[1:-1, 1:-1, 1:-1]
+    z, y, x = map(int, np.unravel_index(depth.argmax(), region.shape))
+    return x, y, z
 
 
 def asked(wanted: np.ndarray) -> list[tuple[list[ObjectPrompt], np.ndarray]]:
@@ -124,10 +153,11 @@ def between(wanted: np.ndarray, places: np.ndarray) -> np.ndarray:
     return found
 
 
-def show(table: dict[str, dict[str, float]], count: int) -> None:
+def show(table: dict[str, dict[str, float | None]], count: int) -> None:
     print(f"{count} volumes".ljust(16) + "".join(f"{way:>16}" for way in WAYS))
     for protocol, row in table.items():
-        print(protocol.ljust(16) + "".join(f"{row[way]:16.4f}" for way in WAYS), flush=True)
+        values = ("-" if value is None else f"{value:.4f}" for value in row.values())
+        print(protocol.ljust(16) + "".join(value.rjust(16) for value in values), flush=True)
 
 
 if __name__ == "__main__":

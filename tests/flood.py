@@ -16,6 +16,7 @@ from vesalius.core.errors import InputError
 from vesalius.pipeline.looks import Asked, Proposals
 
 BRIGHT = 100
+TRUST = (0.9, 0.8, 0.7)  # what it predicts of its own masks
 
 
 class Flood:
@@ -32,7 +33,7 @@ class Flood:
     def ask(self, asked: Asked, *, multimask: bool) -> Proposals:
         given = next(part for part in (asked.points, asked.boxes, asked.states, asked.text) if part is not None)
         masks = np.stack([self._answer(asked, i, multimask) for i in range(len(given))])
-        iou = torch.tensor([[0.9, 0.8, 0.7][: masks.shape[1]]]).expand(len(masks), -1)
+        iou = torch.tensor([TRUST[: masks.shape[1]]]).expand(len(masks), -1)
         return Proposals(iou, torch.from_numpy(np.where(masks, 3.0, -3.0)).float())
 
     def full(self, state: torch.Tensor) -> torch.Tensor:
@@ -69,7 +70,9 @@ class FloodPrompter:
     identity: str = "flood-1"
     percentiles: tuple[float, float] = (0.0, 100.0)
     looks: int = 0
+    learned: tuple[str, ...] = ("points", "boxes", "masks")
     refines: bool = False
+    rates: bool = True
 
     def look(self, picture: np.ndarray, cache=None) -> Flood:
         self.looks += 1

@@ -93,8 +93,8 @@ def video(path: Path, frames: list, *, codec="ffv1", times=None, gop=12, b_frame
     return path
 
 
-def save_tiny_sam(path: Path) -> Path:
-    """An untrained promptable model, as `vesalius models import` writes one."""
+def save_tiny_sam(path: Path, text: int = 0) -> Path:
+    """An untrained promptable model, as `vesalius models import` writes one; `text` is the width of the words that it knows."""
     import torch
 
     from vesalius.models.checkpoints import Imported
@@ -104,9 +104,38 @@ def save_tiny_sam(path: Path) -> Path:
 
     torch.manual_seed(0)
     encoder = ViTConfig(image_size=64, width=24, depth=2, heads=2, global_blocks=(1,), window=3, channels=16)
-    network = SAM(SAMConfig(encoder, mask_channels=8, decoder_heads=2, decoder_mlp=24, iou_width=12))
+    network = SAM(SAMConfig(encoder, mask_channels=8, decoder_heads=2, decoder_mlp=24, iou_width=12, text=text))
     Imported("sam", network, Frame(64), None, 0, ()).write(path, "none.pth")
     return path
+
+
+def tiny_clip(folder: Path, width: int = 10) -> Path:
+    """An untrained CLIP text encoder that knows two words, as transformers saves one; its embeddings are `width` numbers."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import Whitespace
+    from tokenizers.processors import TemplateProcessing
+    from transformers import CLIPTextConfig, CLIPTextModelWithProjection, PreTrainedTokenizerFast
+
+    words = Tokenizer(WordLevel({"<pad>": 0, "<end>": 1, "<unknown>": 3, "nucleus": 4, "polyp": 5}, unk_token="<unknown>"))
+    words.pre_tokenizer = Whitespace()
+    words.post_processor = TemplateProcessing(single="$A <end>", special_tokens=[("<end>", 1)])
+    PreTrainedTokenizerFast(
+        tokenizer_object=words, pad_token="<pad>", eos_token="<end>", unk_token="<unknown>", model_max_length=8
+    ).save_pretrained(folder)
+    torch.manual_seed(0)
+    config = CLIPTextConfig(
+        vocab_size=6,
+        hidden_size=8,
+        intermediate_size=8,
+        projection_dim=width,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=8,
+        eos_token_id=1,
+    )
+    CLIPTextModelWithProjection(config).save_pretrained(folder)
+    return folder
 
 
 def dicom_series(folder: Path, slices=4, size=(16, 18), series=None, start_mm=0.0) -> Path:

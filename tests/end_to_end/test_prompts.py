@@ -107,6 +107,48 @@ def test_everything_is_a_label_map_and_its_records(run, flood, case, tmp_path):
     assert np.array_equal(rle.decode(kept["records"][core - 1]["segmentation"]), CORE)
 
 
+def test_the_parameters_of_everything_mode_are_set_by_their_names_and_recorded(run, flood, case, tmp_path):
+    few = ("--set", "points_per_side=4", "--set", "crop_n_layers=1", "--set", "pred_iou_thresh=0.85")
+    fine(run("segment", case, "-o", tmp_path / "few", "--everything", *few))
+    fine(run("segment", case, "-o", tmp_path / "many", "--everything"))
+    kept = {name: json.loads((tmp_path / name / "case.json").read_text()) for name in ("few", "many")}
+    changed = {k: v for k, v in kept["few"]["options"].items() if v != kept["many"]["options"][k]}
+    assert changed == {"points_per_side": 4, "crop_n_layers": 1, "pred_iou_thresh": 0.85}
+    assert all(record["predicted_iou"] > 0.85 for record in kept["few"]["records"])
+    assert {tuple(record["crop_box"]) for record in kept["few"]["records"]} - {(0, 0, 50, 30)}  # crops were looked at
+    areas = [{record["area"] for record in kept[name]["records"]} for name in ("few", "many")]
+    assert CORE.sum() in areas[1] and CORE.sum() not in areas[0]  # four points a side step over it
+
+
+SETTINGS = {
+    "pred_iou_tresh=0.5": "did you mean 'pred_iou_thresh'",
+    "points_per_side": "sets nothing",
+    "points_per_side=": "not a whole number",
+    "points_per_side=1.5": "not a whole number",
+    "points_per_side=0": "from 1 to 512",
+    "pred_iou_thresh=88": "from 0 to 1",
+    "box_nms_thresh=nan": "out of range",
+    "crop_n_layers=40": "from 0 to 5",
+    "min_mask_region_area=-1": "out of range",
+    "output_mode=coco_rle": "no setting",
+}
+
+
+@pytest.mark.parametrize("word, said", SETTINGS.items())
+def test_a_setting_that_means_nothing_is_one_line_and_exit_code_2(run, flood, case, tmp_path, word, said):
+    refused(run("segment", case, "-o", tmp_path / "out", "--everything", "--set", word), said)
+    assert not (tmp_path / "out").exists()
+
+
+def test_settings_that_do_not_go_together_or_have_nothing_to_set_are_refused(run, flood, case, tmp_path):
+    words = ("segment", case, "-o", tmp_path / "out", "--set", "points_per_side=4")
+    refused(run(*words), "--set goes with a prompt")
+    refused(run(*words, "--point", "9,17"), "add --everything")
+    refused(run(*words, "--everything", "--set", "points_per_side=5"), "set twice")
+    more = ("--set", "crop_n_layers=3", "--set", "crop_n_points_downscale_factor=2")
+    refused(run(*words, "--everything", *more), "leaves no point in layer 3", "give 8 or more")
+
+
 def test_smaller_masks_lie_on_top_of_larger_ones(run, flood, case, tmp_path, monkeypatch):
     records = [{"segmentation": mask, "area": int(mask.sum()), "predicted_iou": 0.9} for mask in (CORE, LOWER | CORE)]
     monkeypatch.setattr("vesalius.pipeline.session.Session.everything", lambda self, **rest: records)
@@ -255,6 +297,14 @@ BAD = {
 def test_a_bad_prompt_is_one_line_and_exit_code_2(run, flood, case, tmp_path, words, said):
     refused(run("segment", case, "-o", tmp_path / "out", *words), said)
     assert not (tmp_path / "out").exists()
+
+
+def test_prompts_that_the_weights_never_learned_are_one_line_and_exit_code_2(run, flood, case, tmp_path):
+    flood.learned = ("boxes",)  # as MedSAM's entry says
+    for words in (["--point", "9,17"], ["--everything"], ["--mask-prompt", case], ["--box", "5,12,15,26", "--not-point", "9,17"]):
+        refused(run("segment", case, "-o", tmp_path / "out", *words), "'flood' never learned", "trained with boxes alone")
+        assert not (tmp_path / "out").exists()
+    fine(run("segment", case, "-o", tmp_path / "out", "--box", "5,12,15,26"))
 
 
 def test_a_mask_prompt_that_marks_nothing_is_refused(run, flood, case, scan, tmp_path):

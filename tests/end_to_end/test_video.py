@@ -95,6 +95,50 @@ def test_a_video_and_the_folder_of_its_frames_give_the_same_masks(run, flood, cl
     assert (tmp_path / "out/clip.tiff").read_bytes() == (tmp_path / "out/folder.tiff").read_bytes()
 
 
+def photographs(folder, names="img_{:02d}.png", sizes=((30, 40),)):
+    """Pictures of different things, numbered as frames are: even in three blocks, each somewhere else."""
+    random = np.random.default_rng(3)
+    folder.mkdir(parents=True)
+    for k in range(7):
+        size = sizes[k % len(sizes)]
+        coarse = random.integers(0, 255, (6, 8), np.uint8)
+        Image.fromarray(coarse).resize(size[::-1]).save(folder / names.format(k))
+    return folder
+
+
+def test_photographs_of_different_things_are_no_video_unless_it_is_said(run, flood, tmp_path):
+    words, unlike = ("--point", "5,5", "--slice", "0", "--format", "tiff"), photographs(tmp_path / "in/unlike")
+    out = ("-o", tmp_path / "out")
+    refused(run("segment", unlike, *out, *words), "in/unlike", "unlike their neighbours", "one picture at a time", "--video")
+    named = photographs(tmp_path / "in/named", "img_{0:02d}_of_{0}.png")
+    refused(run("segment", named, *out, *words), "not numbered in even steps", "--video")
+    sizes = photographs(tmp_path / "in/sizes", sizes=((30, 40), (30, 40), (31, 40)))
+    refused(run("segment", sizes, *out, *words), "img_02.png is 40 x 31 pixels, img_00.png 40 x 30", "one picture at a time")
+    assert not (tmp_path / "out").exists()
+    done = fine(run("segment", unlike, *out, *words, "--video"))
+    assert "7 pictures of this folder are read as the frames of a video" in done.stdout
+    assert len(tifffile.imread(tmp_path / "out/unlike.tiff")) == 7
+
+
+def test_frames_may_be_every_fifth_and_a_gap_has_to_be_owned_up_to(run, flood, tmp_path):
+    for k, frame in enumerate(moving_block(COUNT)):
+        (tmp_path / "in").mkdir(exist_ok=True)
+        Image.fromarray(frame).save(tmp_path / f"in/s2_{5 * k}.png")
+    words = ("segment", tmp_path / "in", "--box", BOX, "--slice", "7", "--format", "tiff")
+    fine(run(*words, "-o", tmp_path / "all"))
+    assert np.array_equal(tifffile.imread(tmp_path / "all/in.tiff")[-1], truth(COUNT - 1))
+    (tmp_path / "in/s2_60.png").unlink()
+    refused(run(*words, "-o", tmp_path / "most"), "not numbered in even steps", "--video")
+    fine(run(*words, "-o", tmp_path / "most", "--video"))
+
+
+def test_what_cannot_be_a_video_is_not_called_one(run, flood, clip, tmp_path):
+    Image.fromarray(moving_block(1)[0]).save(tmp_path / "one.png")
+    refused(run("segment", tmp_path / "one.png", "-o", tmp_path / "out", "--point", "5,5", "--video"), "neither a video")
+    refused(run("segment", tmp_path / "one.png", "-o", tmp_path / "out", "--video"), "--video goes with a prompt")
+    fine(run("segment", clip, "-o", tmp_path / "out", "--box", BOX, "--slice", "7", "--video"))
+
+
 def test_everything_is_of_one_frame(run, flood, clip, tmp_path):
     fine(run("segment", clip, "-o", tmp_path / "out", "--everything", "--slice", "3", "--format", "tiff"))
     assert json.loads((tmp_path / "out/clip.json").read_text())["slice"] == 3

@@ -221,7 +221,7 @@ def weights_record(name: str) -> dict[str, Any]:
     from ..models.checkpoints import checkpoint
 
     found = checkpoint(name)
-    names = ("about", "model", "licence", "repo", "files", "home", "sha256", "text", "percentiles")
+    names = ("about", "model", "licence", "repo", "files", "home", "sha256", "text", "learned", "rates", "percentiles")
     fields = {name: getattr(found, name) for name in names}
     return {"name": name, **fields, "frame": plain(found.frame), "config": plain(found.config)}
 

@@ -71,7 +71,14 @@ def segment(
     ] = None,
     mask_prompt: Annotated[Path | None, Option(help="An earlier mask to build on.", rich_help_panel=PROMPTS)] = None,
     text: Annotated[str | None, Option(help="Words, for weights that know them.", rich_help_panel=PROMPTS)] = None,
+    text_encoder: Annotated[
+        Path | None, Option(metavar="FOLDER", help="The CLIP that those weights read words with.", rich_help_panel=PROMPTS)
+    ] = None,
     everything: Annotated[bool, Option("--everything", help="All objects of a picture.", rich_help_panel=PROMPTS)] = False,
+    set: Annotated[
+        list[str] | None,
+        Option(metavar="NAME=VALUE", help="Of --everything, such as points_per_side=16.", rich_help_panel=PROMPTS),
+    ] = None,
     prompts: Annotated[Path | None, Option(metavar="FILE.json", help="A list of objects.", rich_help_panel=PROMPTS)] = None,
     slice: Annotated[int | None, Option(metavar="K", help="Where in a volume or video x,y lie.", rich_help_panel=PROMPTS)] = None,
     axis: Annotated[Axis | None, Option(help="Along which K counts; default: axial.", rich_help_panel=PROMPTS)] = None,
@@ -80,6 +87,7 @@ def segment(
     ] = None,
     separate: Annotated[bool, Option("--separate", help="Write a mask an object too.", rich_help_panel=PROMPTS)] = False,
     all_masks: Annotated[bool, Option("--all-masks", help="Write a click's three masks.", rich_help_panel=PROMPTS)] = False,
+    video: Annotated[bool, Option("--video", help="A folder's pictures are frames for sure.", rich_help_panel=PROMPTS)] = False,
     no_propagate: Annotated[bool, Option("--no-propagate", help="Stay on slice K.", rich_help_panel=PROMPTS)] = False,
     device: Where = Device.auto,
     quiet: Quiet = False,
@@ -94,13 +102,16 @@ def segment(
             box=box,
             mask_prompt=mask_prompt,
             text=text,
+            text_encoder=text_encoder,
             everything=everything,
+            set=set,
             prompts=prompts,
             slice=slice,
             axis=axis and axis.value,
             window=window,
             separate=separate,
             all_masks=all_masks,
+            video=video,
             no_propagate=no_propagate,
         )
         if pointing.pointed:

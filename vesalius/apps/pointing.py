@@ -21,13 +21,16 @@ class Pointing:
     box: list[str] | None = None
     mask_prompt: Path | None = None
     text: str | None = None
+    text_encoder: Path | None = None
     everything: bool = False
+    set: list[str] | None = None
     prompts: Path | None = None
     slice: int | None = None
     axis: str | None = None
     window: str | None = None
     separate: bool = False
     all_masks: bool = False
+    video: bool = False
     no_propagate: bool = False
 
     @property
@@ -36,7 +39,7 @@ class Pointing:
         words = {field.name: getattr(self, field.name) for field in fields(self)}
         prompting = ("point", "not_point", "box", "mask_prompt", "text", "everything", "prompts")
         given = [name for name, word in words.items() if word is not None and word is not False and word != []]
-        if not set(given) & set(prompting) and given:
+        if given and not any(name in prompting for name in given):
             said = given[0].replace("_", "-")
             raise InputError(
                 f"--{said} goes with a prompt", fix="add --point, --box, --mask-prompt, --text, --prompts or --everything"
@@ -49,6 +52,7 @@ class Pointing:
         Raises InputError for prompts that do not go together, and for an option of `refused` that was given.
         """
         from ..core.prompts import parse_prompts, parse_window, read_prompts
+        from ..pipeline.everything import read_settings
         from ..pipeline.prompted import PromptOptions
 
         if odd := next((name for name, value in refused.items() if value is not None and value is not False), None):
@@ -58,6 +62,8 @@ class Pointing:
             raise InputError("prompts are given in more than one way", fix="give --prompts, or --everything, or points and boxes")
         if self.prompts is not None and (self.slice is not None or self.axis is not None):
             raise InputError("--slice and --axis say nothing to --prompts", fix="say slice and axis in the file, for each object")
+        if self.set and not self.everything:
+            raise InputError("--set is about everything mode", fix="add --everything, or leave it out")
         if self.prompts is not None:
             objects = read_prompts(self.prompts)
         elif self.everything:
@@ -72,14 +78,18 @@ class Pointing:
                 slice=self.slice,
                 axis=self.axis,
             )
+        if self.text_encoder is not None and all(each.text is None for each in objects):
+            raise InputError("--text-encoder goes with words", fix="add --text, or leave it out")
         return PromptOptions(
             objects=objects,
-            everything=self.everything,
+            everything=self.everything and read_settings(self.set or ()),
+            text_encoder=self.text_encoder,
             slice=self.slice,
             axis=self.axis,
             window=None if self.window is None else parse_window(self.window),
             separate=self.separate,
             all_masks=self.all_masks,
+            video=self.video,
             propagate=not self.no_propagate,
             **rest,
         )

@@ -3,10 +3,12 @@
     folder or video --> Image, its array `Frames`: decoded when asked for ... masks, frame by frame --> a folder of PNG, or a TIFF
 
 Nothing says how frames lie in space: the grid has no affine, and its slices are the frames in their order, counted from 0.
+Nor does anything say that a folder of pictures is a video. `require_film` looks for signs of it.
 """
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -18,10 +20,13 @@ from ..core.atomic import atomic_folder
 from ..core.errors import GeometryError, OutputError, UnreadableFile
 from ..core.image import Grid, Image, Mask, Source
 from .decoding import rgb_names
-from .files import SUFFIXES, natural, read, suffix_of
+from .files import SUFFIXES, natural, peek, read, suffix_of
 from .raster import write_png, write_tiff_pages
 
 PICTURES = ("png", "jpeg", "bmp", "tiff")
+# Median correlation of neighbours at 16 x 16 cells: a surgical video 0.96, every fifth of its frames 0.91, slices of a stack of
+# electron microscopy 0.67; Kvasir-SEG 0.45 (all polyps, in dark corners alike), nuclei -0.01, glands 0.03. Between: 0.55.
+ALIKE, CELLS, PAIRS = 0.55, 16, 12
 KEPT_BYTES = 2**27  # of decoded frames: 21 of 1920 x 1080
 
 Fetch = Callable[[int, int], Iterable[tuple[int, np.ndarray]]]  # since, wanted -> some of since .. wanted - 1, and wanted
@@ -89,8 +94,27 @@ def find_frames(path: str | Path) -> tuple[Path, ...]:
     return tuple(sorted(found, key=lambda each: natural(each.name)))
 
 
+def require_film(path: str | Path) -> None:
+    """Raises UnreadableFile, which says what to do, unless the pictures of a folder look like the frames of a video: numbered in
+    even steps, of one size, and most like their neighbours.
+
+    A mask that is led from a prompt on one photograph through photographs of other things looks right, and is wrong.
+    """
+    files = find_frames(path)
+    if not _numbered([file.stem for file in files]):
+        raise _no_film(path, "they are not numbered in even steps")
+    sizes = [peek(file).grid.shape[1:] for file in files]
+    if odd := next((i for i, size in enumerate(sizes) if size != sizes[0]), 0):
+        (h, w), (height, width) = sizes[odd], sizes[0]
+        problem = f"{files[odd].name} is {w} x {h} pixels, {files[0].name} {width} x {height}"
+        raise UnreadableFile(f"these pictures are no video: {problem}", file=path, fix="prompt one picture at a time")
+    if (likeness := _likeness(files)) < ALIKE:
+        raise _no_film(path, f"most are unlike their neighbours (correlation {likeness:.2f})")
+
+
 def read_frames(path: str | Path) -> Image:
-    """The frames of a folder as one image (C, Z, Y, X). Those of 8 bits are read when asked for, others at once.
+    """The frames of a folder as one image (C, Z, Y, X), whatever they look like (`require_film` asks). Those of 8 bits are read
+    when asked for, others at once.
 
     Raises UnreadableFile where there are none; GeometryError where they differ in size or channels, as soon as that is seen.
     """
@@ -112,7 +136,8 @@ def read_frames(path: str | Path) -> Image:
         twin = next(file for i, file in enumerate(files) if file.stem in names[:i])
         raise UnreadableFile("another frame has the same name but for its suffix", file=twin, fix="rename one")
     source = Source(Path(path), "frames", Path(path).resolve().name, names)
-    image = image_of(Frames((len(first), len(files), *first.shape[2:]), first.dtype, fetch), source)
+    notes = (f"the {len(files)} pictures of this folder are read as the frames of a video",) if len(files) > 1 else ()
+    image = image_of(Frames((len(first), len(files), *first.shape[2:]), first.dtype, fetch), source, notes)
     if first.dtype == np.uint8:
         return image
     return image.with_array(np.asarray(image.array))  # whose window needs the grey values of them all
@@ -135,3 +160,42 @@ def write_frames(masks: Iterable[np.ndarray], path: str | Path, like: Image, *, 
         for name, values in zip(like.source.header, masks, strict=True):
             write_png(Mask(values[None], Grid((1, *values.shape), dims=2)), part / f"{name}.png")
     return path
+
+
+def _no_film(path: str | Path, why: str) -> UnreadableFile:
+    fix = "prompt one picture at a time, or say that they are frames: --video, in Python Session(read_frames(FOLDER))"
+    return UnreadableFile(f"these pictures do not look like the frames of a video: {why}", file=path, fix=fix)
+
+
+def _numbered(names: Sequence[str]) -> bool:
+    """Whether names in their natural order are alike but for one number, which rises in even steps."""
+    parts = [re.split(r"(\d+)", name) for name in names]
+    if len(names) == 1 or len({tuple(part[::2]) for part in parts}) > 1:
+        return len(names) == 1
+    columns = (np.diff([int(number) for number in column]) for column in zip(*(part[1::2] for part in parts), strict=True))
+    steps = [set(column.tolist()) for column in columns if column.any()]
+    return len(steps) == 1 and len(steps[0]) == 1
+
+
+def _likeness(files: Sequence[Path]) -> float:
+    """The median correlation of neighbours, over at most PAIRS of them, evenly spread."""
+    if len(files) == 1:
+        return 1.0
+    firsts = np.unique(np.linspace(0, len(files) - 2, PAIRS).round().astype(int))
+    return float(np.median([_correlation(*(_coarse(read(files[i + k]).array) for k in (0, 1))) for i in firsts]))
+
+
+def _coarse(array: np.ndarray) -> np.ndarray:
+    """The mean grey value of cells of a picture (C, 1, Y, X), at most CELLS a side, less that of them all."""
+    cells = array[:, 0].mean(axis=0, dtype=float)
+    for axis, size in enumerate(cells.shape):
+        edges = np.linspace(0, size, min(CELLS, size) + 1).astype(int)
+        sizes = np.diff(edges).reshape((-1, 1) if axis == 0 else (1, -1))
+        cells = np.add.reduceat(cells, edges[:-1], axis=axis) / sizes
+    return cells - cells.mean()
+
+
+def _correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """Of two pictures less their means; two that are even all over are alike."""
+    sizes = np.linalg.norm(a), np.linalg.norm(b)
+    return float((a * b).sum() / (sizes[0] * sizes[1])) if all(sizes) else float(not any(sizes))

@@ -9,12 +9,14 @@ video is never in memory: frames are decoded when asked for, forwards without se
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from itertools import pairwise
+from os import SEEK_CUR
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -28,6 +30,7 @@ VIDEOS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm")
 # A playlist under a video's name must not open other files, nor the network.
 OPTIONS = {"protocol_whitelist": "file", "format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,avi,matroska,webm"}
 LOOKED_AT = 12  # frames decoded at once when a video is opened: do their times rise as the index says?
+SLACK_SECONDS = 1.0  # by which a container may overstate how long its frames last
 UNITY = 65536  # 1 in a display matrix
 RATE = Fraction(25)  # frames a second of an overlay of pictures that have no times
 CONVERT = "convert it: ffmpeg -i {} -c:v libx264 -crf 12 converted.mp4"
@@ -129,7 +132,9 @@ class Film:
 
     def _indexed(self) -> tuple[list[int], list[tuple[int, int]]]:
         """The times of all frames in the order shown, and of the key frames as shown and as stored; nothing is decoded."""
-        times, keys, there = [], [], 0
+        times, keys, there, end = [], [], 0, 0
+        if missing := _missing_bytes(self.path):
+            raise self._refused(f"it is cut short: the last {missing:,} bytes that it announces are missing", "copy it again")
         for packet in self._container.demux(self._stream):
             if not packet.size:
                 continue  # what ends the stream
@@ -141,15 +146,28 @@ class Film:
             if packet.pts is None:
                 raise self._refused("it does not say when its frames are shown", CONVERT.format(self.path.name))
             times.append(packet.pts)
+            end = max(end, packet.pts + (packet.duration or 0))
             if packet.is_keyframe:
                 keys.append((packet.pts, packet.pts if packet.dts is None else packet.dts))
         if there < self._stream.frames:
             raise self._refused(f"it is cut short: {there} of {self._stream.frames} frames are there", "copy it again")
+        if times and not self._stream.frames:
+            longest = max((b - a for a, b in pairwise(sorted(times))), default=0)
+            self._require_length(float(end * self.unit), float(longest * self.unit))
         if not times:
             raise self._refused("there is no frame in this video", "give a whole one")
         if len(set(times)) < len(times):
             raise self._refused("several of its frames are shown at one time", CONVERT.format(self.path.name))
         return sorted(times), sorted(keys)
+
+    def _require_length(self, seconds: float, step: float) -> None:
+        """A file that counts no frames still says how long they last: UnreadableFile where far fewer are there."""
+        stated = _seconds(self._stream.metadata.get("DURATION", ""))
+        if stated is None and len(self._container.streams) == 1 and self._container.duration:
+            stated = self._container.duration / self._av.time_base
+        if stated is not None and stated - seconds > max(SLACK_SECONDS, 3 * step):
+            problem = f"it says that it lasts {stated:.1f} s, and its frames end after {seconds:.1f} s"
+            raise self._refused(f"it is cut short or damaged: {problem}", "copy it again from where it came")
 
     def _pixels(self, frame: Any) -> np.ndarray:
         """(3, Y, X) uint8, a view of the frame as it is to be shown."""
@@ -213,6 +231,36 @@ def _turn_of(frame: Any, path: Path) -> tuple[bool, bool, bool]:
     if abs(b) == abs(c) == UNITY and a == d == 0:
         return True, b < 0, c < 0
     raise GeometryError("the file asks to be shown at a slant", file=path, fix=CONVERT.format(path.name))
+
+
+def _missing_bytes(path: Path) -> int:
+    """How many bytes a Matroska file (MKV, WebM) lacks of those that its segment announces; 0 of other files, and of streams that
+    were written without knowing their end.
+
+    ID 1A45DFA3, size, header; ID 18538067, size, segment. A size is 1 to 8 bytes, the first set bit says how many.
+    """
+    with path.open("rb") as file:
+        if file.read(4) != b"\x1a\x45\xdf\xa3":
+            return 0
+        file.seek(_ebml_size(file) or 0, SEEK_CUR)
+        if file.read(4) != b"\x18\x53\x80\x67":
+            return 0
+        size = _ebml_size(file)
+        return 0 if size is None else max(0, file.tell() + size - path.stat().st_size)
+
+
+def _ebml_size(file: BinaryIO) -> int | None:
+    """The size that stands next in a Matroska file; None where it is unknown (all ones) or not there."""
+    first = file.read(1)
+    count = 9 - first[0].bit_length() if first and first[0] else 0
+    number = int.from_bytes(first + file.read(count - 1)) & ((1 << 7 * count) - 1) if count else 0
+    return None if not count or number == (1 << 7 * count) - 1 else number
+
+
+def _seconds(text: str) -> float | None:
+    """Of 00:01:30.500000000; None for anything else."""
+    found = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", text.strip())
+    return None if found is None else 3600 * int(found[1]) + 60 * int(found[2]) + float(found[3])
 
 
 def _is_cover(stream: Any) -> bool:

@@ -30,6 +30,7 @@ from .weights import converted, file_hash, is_ignored, load_into, load_state, sa
 
 MODEL_KEY = "vesalius_model"  # of a file's metadata: JSON with model, config, frame, checkpoint and source
 SAM_FRAME = Frame()
+LEARNED = ("points", "boxes", "masks")  # SAM's interactive training: clicks that correct its own last answer
 FOLDER = Path(".cache") / "vesalius" / "weights"  # in the home folder
 
 
@@ -39,7 +40,8 @@ class Checkpoint:
 
     files   the names its file may have, those on the hub (`repo`) in the order in which they are tried, then the original's
     home    where the original is offered
-    refines whether they were trained on their own last answer with clicks that correct it, as SAM is
+    learned the prompts that they were trained with; others are refused, as their answers would be guesses that look right
+    rates   whether they were trained to predict the IoU of their own masks
     percentiles  of the grey values of images beyond 8 bits that become black and white where no window is given
     sha256  of those files whose hash is known
     """
@@ -52,7 +54,8 @@ class Checkpoint:
     licence: str
     about: str
     frame: Frame = SAM_FRAME
-    refines: bool = True
+    learned: tuple[str, ...] = LEARNED
+    rates: bool = True
     percentiles: tuple[float, float] = (0.5, 99.5)  # as MedSAM's own preparation has it; SAM knows 8 bits alone
     sha256: dict[str, str] = field(default_factory=dict)
 
@@ -117,7 +120,8 @@ CHECKPOINTS: dict[str, Checkpoint] = {
         "Apache-2.0",
         "MedSAM: ViT-B fine-tuned with boxes on 1.5 million medical images",
         frame=Frame(aspect="stretch", intensity="min_max", decide="probabilities"),
-        refines=False,  # boxes alone
+        learned=("boxes",),  # one a slice; its training has no clicks and no earlier masks,
+        rates=False,  # and its loss leaves the IoU head out: MedSAM's train_one_gpu.py
     ),
     "sam_hq_vit_b": Checkpoint("sam", PRESETS["hq_vit_b"], HQ_REPO, ("sam_hq_vit_b.pth",), HQ_HOME, "Apache-2.0", HQ_ABOUT + "B"),
     "sam_hq_vit_l": Checkpoint("sam", PRESETS["hq_vit_l"], HQ_REPO, ("sam_hq_vit_l.pth",), HQ_HOME, "Apache-2.0", HQ_ABOUT + "L"),

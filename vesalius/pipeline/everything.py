@@ -15,7 +15,7 @@ Parity  tests/parity/compare_everything.py
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -67,6 +67,12 @@ class EverythingOptions:
         for name, least in {**whole, **({} if self.points_per_side is None else {"points_per_side": 1})}.items():
             if getattr(self, name) < least:
                 raise InputError(f"{name} = {getattr(self, name)} is too small", fix=f"give {least} or more")
+        layers, factor = self.crop_n_layers, self.crop_n_points_downscale_factor
+        if self.points_per_side is not None and self.points_per_side < factor**layers:
+            raise InputError(
+                f"points_per_side = {self.points_per_side} leaves no point in layer {layers} of the crops",
+                fix=f"give {factor**layers} or more, or a smaller crop_n_points_downscale_factor",
+            )
         if self.point_grids is not None and len(self.point_grids) <= self.crop_n_layers:
             raise InputError(f"{self.crop_n_layers} layers of crops need {self.crop_n_layers + 1} point_grids")
         if self.output_mode not in OUTPUT_MODES:
@@ -83,6 +89,53 @@ class EverythingOptions:
             return np.asarray(self.point_grids[layer], np.float64)
         assert self.points_per_side is not None
         return point_grid(int(self.points_per_side / self.crop_n_points_downscale_factor**layer))
+
+
+SETTINGS: dict[str, tuple[float, float]] = {  # what a user may set, and between what it means anything
+    "points_per_side": (1, 512),
+    "points_per_batch": (1, 4096),
+    "pred_iou_thresh": (0, 1),
+    "stability_score_thresh": (0, 1),
+    "stability_score_offset": (0, 100),
+    "box_nms_thresh": (0, 1),
+    "crop_n_layers": (0, 5),
+    "crop_nms_thresh": (0, 1),
+    "crop_overlap_ratio": (0, 1),
+    "crop_n_points_downscale_factor": (1, 512),
+    "min_mask_region_area": (0, 2**31),
+}
+
+
+def read_settings(words: Sequence[str]) -> EverythingOptions:
+    """Options from words such as "points_per_side=16", by the original's names; what is not said keeps its default.
+
+    Raises UnknownName with the nearest name, InputError for a word of another form, a name that is set twice, and a value that
+    is no number, no whole one where one is needed, or out of range.
+    """
+    said: dict[str, Any] = {}
+    for word in words:
+        name, is_set, text = word.partition("=")
+        name = name.strip()
+        if not is_set:
+            raise InputError(f"'{word}' sets nothing", fix="write it as NAME=VALUE, such as points_per_side=16")
+        if name not in SETTINGS:
+            raise unknown_name("setting of everything mode", name, SETTINGS)
+        if name in said:
+            raise InputError(f"{name} is set twice", fix="say it once")
+        said[name] = _setting(name, text.strip())
+    return EverythingOptions(**said)
+
+
+def _setting(name: str, text: str) -> float:
+    whole, (least, most) = isinstance(getattr(EverythingOptions, name), int), SETTINGS[name]
+    kind = "a whole number" if whole else "a number"
+    try:
+        value = int(text) if whole else float(text)
+    except ValueError:
+        raise InputError(f"{name} = '{text}' is not {kind}", fix=f"give {kind} from {least} to {most}") from None
+    if not least <= value <= most:  # NaN too
+        raise InputError(f"{name} = {text} is out of range", fix=f"give {kind} from {least} to {most}")
+    return value
 
 
 OUTPUT_MODES: dict[str, Callable[[np.ndarray], Any]] = {

@@ -24,6 +24,7 @@ from torch import Tensor
 from ..core.errors import InputError, WeightsError
 from ..models.blocks import fold_norms
 from ..models.catalog import build, make_config
+from ..models.checkpoints import LEARNED
 from ..models.contract import Answers, Prompts
 from ..models.mini import MASK_STRIDE, Mini
 from ..models.weights import file_hash, load_into, load_state, read_metadata
@@ -71,7 +72,9 @@ class GlancePrompter:
     device: torch.device = torch.device("cpu")  # noqa: RUF009
     bf16: bool = False
     percentiles: tuple[float, float] = (0.5, 99.5)
-    refines: bool = True  # it was trained so (training/interactive.py)
+    learned: tuple[str, ...] = LEARNED  # it was trained so (training/interactive.py)
+    refines: bool = True
+    rates: bool = True
 
     def look(self, picture: np.ndarray, cache: EmbeddingCache | None = None) -> GlanceLook:
         """A picture (H, W, 3) uint8; nothing is worth keeping before it is known where to look."""

@@ -28,9 +28,10 @@ from ..core.prompts import ObjectPrompt, Plane
 from . import rle
 from .canvas import Canvas, Reel
 from .everything import EverythingOptions
+from .opening import open_image
 from .places import Places
 from .prompter import Prompter, load_prompter
-from .session import Session, open_image
+from .session import Session
 from .solids import SIBLINGS, SolidPrompter
 from .tiled import Precision
 from .volumes import Slices
@@ -44,11 +45,12 @@ class PromptOptions:
     """What to segment, with what, and what to write. `objects`, or `everything` with the slice it looks at in a volume."""
 
     objects: tuple[ObjectPrompt, ...] = ()
-    everything: bool = False
+    everything: bool | EverythingOptions = False  # or with these parameters
     slice: int | None = None
     axis: str | None = None
     model: str | Path | Prompter | None = None
     weights: str | Path | None = None
+    text_encoder: str | Path | None = None  # a folder of CLIP, for words
     window: tuple[float, float] | None = None
     separate: bool = False
     all_masks: bool = False
@@ -57,6 +59,7 @@ class PromptOptions:
     overwrite: bool = False
     overlays: bool = False
     series: str | None = None
+    video: bool = False  # the pictures of a folder are frames, whatever they look like
     device: str = "auto"
     precision: Precision = "auto"
     cache: str | Path | bool | None = None
@@ -96,9 +99,9 @@ def segment_prompted(input: str | Path, out: str | Path, options: PromptOptions,
     Raises InputError and its kin for prompts that are wrong, weights that are not there, or an output that exists.
     """
     began = time.monotonic()
-    if bool(options.objects) == options.everything:
+    if bool(options.objects) == bool(options.everything):
         raise InputError("either objects are prompted, or everything is wanted", fix="give prompts, or --everything alone")
-    image = open_image(input, series=options.series)
+    image = open_image(input, series=options.series, frames=options.video)
     for prompt in options.objects:
         prompt.plane(image.grid)  # all prompts are looked at before weights are loaded
     places = Places(image, out, options.format, overwrite=options.overwrite, overlays=options.overlays)
@@ -119,7 +122,13 @@ def segment_prompted(input: str | Path, out: str | Path, options: PromptOptions,
 def _session(image: Image, options: PromptOptions) -> Session:
     prompter = options.model
     if prompter is None or isinstance(prompter, str | Path):
-        prompter = load_prompter(prompter, weights=options.weights, device=options.device, precision=options.precision)
+        prompter = load_prompter(
+            prompter,
+            weights=options.weights,
+            text_encoder=options.text_encoder,
+            device=options.device,
+            precision=options.precision,
+        )
     return Session(image, prompter, window=options.window, cache=options.cache, sibling=options.sibling)
 
 
@@ -200,7 +209,9 @@ def _everything(session: Session, options: PromptOptions, places: Places, tell: 
         raise InputError("everything mode writes one label map and its records", fix="leave out --separate and --all-masks")
     plane = session.plane(options.slice, options.axis)
     places.require_vacant(places.records)
-    records = session.everything(slice=options.slice, axis=options.axis, progress=lambda done, total: tell(done, total, "points"))
+    chosen = options.everything if isinstance(options.everything, EverythingOptions) else EverythingOptions()
+    watch = lambda done, total: tell(done, total, "points")  # noqa: E731
+    records = session.everything(options=chosen, slice=options.slice, axis=options.axis, progress=watch)
     if len(records) > OBJECTS_MOST:
         raise InputError(f"{len(records)} objects are more than a mask can number")
     canvas, painted = places.canvas(), np.zeros(plane.size(session.image.grid), np.uint16)
@@ -208,14 +219,16 @@ def _everything(session: Session, options: PromptOptions, places: Places, tell: 
         painted[records[number - 1]["segmentation"]] = number
     canvas.put(plane, painted)
     places.write(canvas, None)
-    _write_records(records, session, plane, places)
+    _write_records(records, session, plane, places, chosen)
     found = tuple(
         FoundObject(i, f"object {i}", record["area"], record["predicted_iou"]) for i, record in enumerate(records, start=1)
     )
     return canvas, None, found, {"records": places.records}
 
 
-def _write_records(records: Iterable[dict[str, Any]], session: Session, plane: Plane, places: Places) -> None:
+def _write_records(
+    records: Iterable[dict[str, Any]], session: Session, plane: Plane, places: Places, options: EverythingOptions
+) -> None:
     """case.json: how it was made, and the records with COCO RLE in place of arrays."""
     kept = {
         "image": places.case,
@@ -223,7 +236,7 @@ def _write_records(records: Iterable[dict[str, Any]], session: Session, plane: P
         "view": session.view.rule,
         "axis": "zyx"[plane.axis],
         "slice": plane.index,
-        "options": {key: value for key, value in asdict(EverythingOptions()).items() if key != "output_mode"},
+        "options": {key: value for key, value in asdict(options).items() if key != "output_mode"},
         "records": [{**record, "segmentation": rle.to_text(rle.encode(record["segmentation"]))} for record in records],
     }
     with atomic(places.records) as part:

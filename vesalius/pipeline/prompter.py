@@ -8,7 +8,7 @@ The features are the dear part: they are made once a picture and may be kept in 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
@@ -21,10 +21,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..core.errors import InputError, WeightsError
-from ..models.checkpoints import CHECKPOINTS, MODEL_KEY, find, import_file, load_checkpoint
+from ..models.checkpoints import CHECKPOINTS, LEARNED, MODEL_KEY, find, import_file, load_checkpoint
 from ..models.contract import Prompts, PromptSegmenter
 from ..models.sam.frame import Frame
-from ..models.sam.text import embed_text
+from ..models.sam.text import require_encoder
+from ..models.sam.text import text_encoder as encoder_in
 from ..models.weights import file_hash, keep_bf16, read_metadata
 from .embeddings import EmbeddingCache, key_of
 from .glancer import IN_THE_BOX, find_views, load_glancer, read_views
@@ -37,6 +38,7 @@ CPU = torch.device("cpu")
 PERCENTILES = (0.5, 99.5)
 BELIEF = 10.0  # |logit| of a mask that the user gives: as sure as SAM's own masks are inside
 TEXTLESS = "these weights know no words, as the released SAM was trained without text prompts"
+ENCODER = "give its folder: --text-encoder FOLDER, in Python load_prompter(..., text_encoder=FOLDER)"
 
 
 class Prompter(Protocol):
@@ -44,7 +46,9 @@ class Prompter(Protocol):
 
     name         how the user calls it
     identity     the hash of its weights and of how it sees, so that no embedding of another model is taken for its own
+    learned      the prompts that it was trained with, of points, boxes and masks: a session refuses others
     refines      whether it learned to build on its own last answer, when a click corrects that
+    rates        whether it learned to predict the IoU of its masks, so that propagation may stop by it
     percentiles  of the grey values of images beyond 8 bits, in percent: these become black and white where no window is given
     """
 
@@ -55,7 +59,13 @@ class Prompter(Protocol):
     def identity(self) -> str: ...
 
     @property
+    def learned(self) -> tuple[str, ...]: ...
+
+    @property
     def refines(self) -> bool: ...
+
+    @property
+    def rates(self) -> bool: ...
 
     @property
     def percentiles(self) -> tuple[float, float]: ...
@@ -81,7 +91,12 @@ class FramePrompter:
     bf16: bool = False
     percentiles: tuple[float, float] = PERCENTILES
     embed_text: Callable[[str], Tensor] | None = None
-    refines: bool = True
+    learned: tuple[str, ...] = LEARNED
+    rates: bool = True
+
+    @property
+    def refines(self) -> bool:
+        return {"points", "masks"} <= set(self.learned)
 
     def look(self, picture: np.ndarray, cache: EmbeddingCache | None = None) -> FrameLook:
         """See a picture (H, W, 3) uint8, or remember it."""
@@ -101,7 +116,7 @@ class FramePrompter:
         if not getattr(self.model, "knows_text", False):
             raise InputError(f"'{self.name}': {TEXTLESS}", fix="give points or a box, or weights that declare text")
         if self.embed_text is None:
-            raise InputError(f"'{self.name}' needs a CLIP text encoder", fix="load_prompter(..., text_encoder=FOLDER)")
+            raise InputError(f"'{self.name}' needs a CLIP text encoder", fix=ENCODER)
         return self.embed_text(text)
 
     @property
@@ -182,11 +197,13 @@ def load_prompter(
     `vesalius train`; by default our own in the package.
 
     `weights` is the file where it does not lie in the weights folder: an official one, which `what` names, or an imported one.
-    `text_encoder` is a CLIP in a folder, for weights that know words.
+    `text_encoder` is a CLIP in a folder, for weights that know words; it is read when the first words come, nothing is fetched.
     Raises WeightsError for weights that are not here or do not fit, UnknownName, InputError for an absent device.
     """
     place = choose_device(device)
     bf16 = use_bf16(precision, place)
+    if text_encoder is not None:
+        require_encoder(text_encoder)  # before weights are read
     ours = find_views(IN_THE_BOX if what is None else what) if weights is None else Path(weights)
     if ours is not None and (entry := read_views(ours)) is not None:
         return load_glancer(ours, entry, place, bf16)
@@ -195,11 +212,11 @@ def load_prompter(
         raise WeightsError("these weights see volumes and no pictures", file=ours, fix=fix)
     name, path, model, frame = _released(what, weights)
     origin = CHECKPOINTS.get(name if name in CHECKPOINTS else _told(path) or "")
-    embed = None if text_encoder is None else cache(partial(_words, folder=text_encoder))
+    embed = None if text_encoder is None else cache(partial(_words, cache(partial(encoder_in, text_encoder))))
     settled: Any = model.requires_grad_(False).to(place)
     settled = keep_bf16(settled) if bf16 else settled
-    percentiles, refines = (origin.percentiles, origin.refines) if origin else (PERCENTILES, True)
-    return FramePrompter(name, settled, frame, file_hash(path), place, bf16, percentiles, embed, refines)
+    percentiles, learned, rates = (origin.percentiles, origin.learned, origin.rates) if origin else (PERCENTILES, LEARNED, True)
+    return FramePrompter(name, settled, frame, file_hash(path), place, bf16, percentiles, embed, learned, rates)
 
 
 def _released(what: str | Path | None, weights: str | Path | None) -> tuple[str, Path, Any, Frame]:
@@ -228,8 +245,8 @@ def _told(path: Path) -> str | None:
     return None if checkpoint is None else str(checkpoint)
 
 
-def _words(text: str, folder: str | Path) -> Tensor:
-    return embed_text([text], folder)[0]
+def _words(encoder: Callable[[], Callable[[Sequence[str]], Tensor]], text: str) -> Tensor:
+    return encoder()([text])[0]
 
 
 def _choices() -> str:

@@ -2,7 +2,8 @@
 
     ... <- k-2 <- k-1 <- [k: prompted] -> k+1 -> k+2 -> ...
 
-On the next slice the model is given the mask's logits and the box around it, a little wider. It goes on, both ways, until
+On the next slice the model is given the mask's logits and the box around it, a little wider; a model that learned no mask
+prompts is given the box alone, as MedSAM's own are. It goes on, both ways, until
 the model no longer trusts its mask, the mask is empty, or its area changes too much from one slice to the next.
 Between two prompted slices both come together: the logits are averaged by how near each prompt is.
 """
@@ -11,11 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from torch import Tensor
 
-from ..core.errors import InputError
+from ..core.errors import InputError, unknown_name
 from .looks import Asked, Look
 
 
@@ -23,18 +25,22 @@ from .looks import Asked, Look
 class PropagateOptions:
     """When to stop, and how wide to look: `margin` is a share of the box's sides, `most_change` a ratio of areas.
 
-    `least_iou` is what the model must at least predict of its own mask.
+    `least_iou` is what the model must at least predict of its own mask; None for one that never learned to. `carry` is what
+    prompts for the next slice: the mask and its box, or the box alone.
     """
 
-    least_iou: float = 0.5
+    least_iou: float | None = 0.5
     most_change: float = 2.0
     margin: float = 0.1
+    carry: Literal["mask", "box"] = "mask"
 
     def __post_init__(self) -> None:
         if self.most_change <= 1:
             raise InputError(f"most_change = {self.most_change:g} stops at once", fix="give a ratio above 1, such as 2")
         if self.margin < 0:
             raise InputError(f"the margin {self.margin:g} is negative", fix="give a share of the box, such as 0.1")
+        if self.carry not in ("mask", "box"):
+            raise unknown_name("thing to carry", str(self.carry), ("mask", "box"))
 
 
 @dataclass(frozen=True)
@@ -113,12 +119,14 @@ def _walk(
         if not mask.any():
             return
         here = look(place)
-        asked = Asked(boxes=_box_around(mask, options.margin)[None], states=state[None])
+        states = state[None] if options.carry == "mask" else None
+        asked = Asked(boxes=_box_around(mask, options.margin)[None], states=states)
         proposals = here.ask(prompted(place, asked), multimask=False)
         state = proposals.state[0, 0]
         before, mask = np.count_nonzero(mask), here.full(state[None])[0].cpu().numpy() > 0
         now, iou = np.count_nonzero(mask), float(proposals.iou[0, 0])
-        if iou < options.least_iou or not now or not 1 / options.most_change <= now / before <= options.most_change:
+        doubted = options.least_iou is not None and iou < options.least_iou
+        if doubted or not now or not 1 / options.most_change <= now / before <= options.most_change:
             return
         yield place, state
 

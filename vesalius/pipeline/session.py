@@ -21,15 +21,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core.errors import GeometryError, InputError, UnreadableFile
+from ..core.errors import GeometryError, InputError
 from ..core.image import Image
 from ..core.prompts import ObjectPrompt, Plane, find_plane
-from ..io.files import read, read_mask
-from ..io.frames import find_frames, read_frames
-from ..io.video import is_video, read_video
+from ..io.files import read_mask
 from .embeddings import EmbeddingCache, user_cache
 from .everything import EverythingOptions, Progress, Record, everything
 from .looks import Asked, Look, Proposals
+from .opening import open_image
 from .prompter import Prompter, load_prompter
 from .propagation import PropagateOptions, Seen
 from .solids import Found, SolidPrompter, Told, sibling_of
@@ -76,7 +75,7 @@ class Session:
     follow the percentile rule of the weights (`view.rule` says which). `cache` is where embeddings are kept: a folder, an
     EmbeddingCache, None for the user's own cache folder, False for none. `sibling` goes through volumes in the model's place: a
     weights file or a SolidPrompter, None for the model's own where it has one, False to go from slice to slice.
-    Raises what `read` and `load_prompter` raise, ChannelError for an image that is neither grey nor RGB.
+    Raises what `open_image` and `load_prompter` raise, ChannelError for an image that is neither grey nor RGB.
     """
 
     def __init__(
@@ -115,7 +114,7 @@ class Session:
         points [(x, y)] with labels 1 (on it) or 0 (beside it), box (x0, y0, x1, y1), an earlier mask, words; in a volume with
         `slice` and `axis`, or in three dimensions, which propagates. A lone click is answered by the best of three masks;
         `multimask` asks for three whatever the prompt. With `details` a Prediction, which holds all of them with their scores.
-        Raises InputError and GeometryError for prompts that are wrong in themselves or on this image.
+        Raises InputError and GeometryError for prompts that are wrong in themselves, on this image, or never learned.
         """
         prompt = ObjectPrompt(_listed(points), _listed(labels), box, mask, text, None, slice, axis)
         if prompt.plane(self.image.grid) is None:
@@ -153,7 +152,7 @@ class Session:
             prompt.plane(self.image.grid)  # all are looked at before the model is asked
         if options is None and self.sibling is not None and all(prompt.text is None for prompt in known):
             return find_whole(known, self.image.grid, seen, self._find)
-        return follow(known, self.image.grid, seen, self.look, options or PropagateOptions())
+        return follow(known, self.image.grid, seen, self.look, self._carrying(options))
 
     def add(self, points: Any = (), labels: Any = (), box: Any = None, mask: Any = None, **rest: Any) -> np.ndarray:
         """Say more about the current object, and get its mask. A new box or mask replaces the one before; points are added.
@@ -208,6 +207,7 @@ class Session:
         **given: Any,
     ) -> list[Record]:
         """Records of all objects of a picture, or of one slice; options as one record or by name. See `everything.everything`."""
+        self._require_learned(points=True)
         plane = self.plane(slice, axis)
         look = lambda crop: self.prompter.look(crop, self.cache)  # noqa: E731
         return everything(self.view.picture(plane), look, replace(options or EverythingOptions(), **given), progress=progress)
@@ -222,8 +222,20 @@ class Session:
         if not self._steps:
             raise InputError("there is no object to propagate", fix="add a prompt on one slice first")
         step = self._steps[-1]
-        chosen = replace(options or PropagateOptions(), **given) if given else options
+        chosen = replace(self._carrying(options), **given) if given else options
         return self._on_image(self.follow(step.prompts, chosen, step))
+
+    def _carrying(self, options: PropagateOptions | None) -> PropagateOptions:
+        """How to go from slice to slice as these weights learned to: without mask prompts by the box, unrated by area alone."""
+        chosen = options or PropagateOptions(least_iou=PropagateOptions.least_iou if self.prompter.rates else None)
+        return chosen if "masks" in self.prompter.learned else replace(chosen, carry="box")
+
+    def _require_learned(self, **given: bool) -> None:
+        """Raises InputError for kinds of prompts that the weights were not trained with."""
+        name, learned = self.prompter.name, self.prompter.learned
+        if odd := [kind for kind, there in given.items() if there and kind not in learned]:
+            problem = f"'{name}' never learned {' and '.join(odd)}: it was trained with {' and '.join(learned)} alone"
+            raise InputError(problem, fix=f"give {' or '.join(learned)}, or choose another model")
 
     @property
     def of_frames(self) -> bool:
@@ -337,8 +349,10 @@ class Session:
         return None if self.image.grid.dims == 2 else prompt.slice, prompt.axis or "axial"
 
     def _resolved(self, prompt: ObjectPrompt) -> ObjectPrompt:
-        """The prompt with its mask as a boolean array (Z, Y, X); raises GeometryError where it does not fit the image."""
+        """The prompt with its mask as a boolean array (Z, Y, X); raises GeometryError where it does not fit the image, InputError
+        for kinds of prompts that the weights never learned."""
         mask, grid = prompt.mask, self.image.grid
+        self._require_learned(points=bool(prompt.points), boxes=prompt.box is not None, masks=mask is not None)
         if prompt.text is not None:
             self.prompter.words(prompt.text)  # refused at once by weights that know none
         if mask is None:
@@ -365,16 +379,6 @@ class Session:
 def _kind(prompt: ObjectPrompt) -> tuple[Any, ...]:
     """Prompts of one kind fit into one batch."""
     return len(prompt.points), prompt.lone_click, prompt.box is None, prompt.mask is None, prompt.text is None
-
-
-def open_image(path: str | Path, *, series: str | None = None) -> Image:
-    """An image file, a DICOM folder, a video or a folder of frames. Raises what `read`, `read_video` and `read_frames` raise."""
-    video = is_video(path)
-    if not video and not find_frames(path):
-        return read(path, series=series)
-    if series is not None:
-        raise UnreadableFile("only DICOM has series", file=path, fix="leave out the series")
-    return read_video(path) if video else read_frames(path)
 
 
 def _joined(before: ObjectPrompt, told: ObjectPrompt) -> ObjectPrompt:

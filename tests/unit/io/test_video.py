@@ -137,6 +137,32 @@ def test_a_file_that_says_it_is_longer_than_it_is_is_cut_short(tmp_path):
     refused(tmp_path / "a.avi", "8 of 11 frames are there")
 
 
+@pytest.mark.parametrize("name, codec", [("a.mkv", "ffv1"), ("b.webm", "libvpx"), ("c.mkv", "libx264")])
+def test_a_matroska_file_that_is_cut_short_anywhere_is_refused(tmp_path, name, codec):
+    path = video(tmp_path / name, moving_block(25), codec=codec)
+    assert read_video(path).grid.shape[0] == 25
+    whole = path.read_bytes()
+    for kept in (len(whole) // 2, len(whole) * 9 // 10, len(whole) - 1):
+        path.write_bytes(whole[:kept])
+        refused(path, f"cut short: the last {len(whole) - kept:,} bytes")
+
+
+def test_a_matroska_file_whose_end_was_never_filled_in_is_refused_by_its_length(tmp_path):
+    path = video(tmp_path / "a.mkv", moving_block(40))  # 4 s
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2] + bytes(len(whole) - len(whole) // 2))  # as downloads begin
+    refused(path, "says that it lasts 4.0 s")
+
+
+def test_a_stream_that_does_not_know_its_end_is_read_as_far_as_it_goes(tmp_path):
+    path = video(tmp_path / "a.mkv", moving_block(8))
+    content = bytearray(path.read_bytes())
+    at = content.find(b"\x18\x53\x80\x67") + 4
+    content[at : at + 8] = b"\x01" + b"\xff" * 7
+    path.write_bytes(content)
+    assert read_video(path).grid.shape[0] == 8
+
+
 def test_a_film_whose_times_the_container_cannot_hold_is_refused(tmp_path):
     path = video(tmp_path / "a.avi", moving_block(20), codec="libx264", b_frames=2)  # AVI has no times of its own
     refused(path, "Convert it: ffmpeg")

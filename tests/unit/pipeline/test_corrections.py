@@ -8,7 +8,7 @@ import torch
 from flood import Flood, FloodPrompter
 from specimens import save_tiny_sam
 
-from vesalius.core.errors import GeometryError
+from vesalius.core.errors import GeometryError, InputError
 from vesalius.core.image import Grid, Image
 from vesalius.pipeline.prompter import load_prompter
 from vesalius.pipeline.session import Session
@@ -134,4 +134,42 @@ def test_networks_take_their_own_answers(kind, tmp_path):
 def test_medsam_learned_boxes_alone():
     from vesalius.models.checkpoints import CHECKPOINTS
 
-    assert [name for name, entry in CHECKPOINTS.items() if not entry.refines] == ["medsam"]
+    assert {name: (entry.learned, entry.rates) for name, entry in CHECKPOINTS.items() if len(entry.learned) < 3} == {
+        "medsam": (("boxes",), False)
+    }
+
+
+def boxes_alone(**rest):
+    return WatchedPrompter(name="medsam", refines=False, learned=("boxes",), **rest)
+
+
+def test_prompts_that_a_model_never_learned_are_refused_and_change_nothing():
+    one = Session(picture(), boxes_alone(), cache=False)
+    first = one.add(box=(5, 12, 15, 26))
+    for ask in (
+        lambda: one.add(points=[(9, 17)], labels=[0]),
+        lambda: one.predict(points=[(9, 17)]),
+        lambda: one.predict(mask=np.ones((30, 50), bool)),
+        one.everything,
+    ):
+        with pytest.raises(InputError, match=r"'medsam' never learned (points|masks): it was trained with boxes alone"):
+            ask()
+    assert np.array_equal(one.current(), first) and len(one.prompter.asked) == 1
+
+
+def test_a_model_that_never_learned_masks_goes_on_by_the_box_and_stops_by_area_where_it_never_learned_to_rate(monkeypatch):
+    grey = np.zeros((1, 7, 30, 50), np.uint8)
+    for z in range(6):
+        grey[0, z, 8:18, 5 + z : 25 + z] = 200
+    image, seed = Image(grey, Grid((7, 30, 50))), {"box": (8, 8, 28, 18), "slice": 3}
+    one = Session(image, boxes_alone(rates=False), cache=False)
+    monkeypatch.setattr("flood.TRUST", (-5.0, 0.0, 0.0))  # an IoU head that was not trained says anything
+    one.add(**seed)
+    assert np.array_equal(one.propagate(), grey[0] > 0)
+    asked = one.prompter.asked
+    assert len(asked) == 7 and all(each.states is None and each.points is None for each in asked)
+    assert asked[1].boxes.tolist() == [[6, 7, 30, 19]]  # a tenth of the mask's sides around it
+    assert one.propagate(least_iou=0.5)[[2, 4]].sum() == 0  # who asks for it gets it
+    rated = Session(image, boxes_alone(rates=True), cache=False)
+    rated.add(**seed)
+    assert rated.propagate().any((1, 2)).tolist() == [z == 3 for z in range(7)]

@@ -192,6 +192,7 @@ def test_crops_cover_the_picture_and_overlap():
         {"points_per_batch": 0},
         {"crop_n_layers": -1},
         {"output_mode": "png"},
+        {"points_per_side": 7, "crop_n_layers": 3, "crop_n_points_downscale_factor": 2},
         {"points_per_side": None, "point_grids": (np.zeros((1, 2)),), "crop_n_layers": 1},
     ],
 )

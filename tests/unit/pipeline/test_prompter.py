@@ -108,7 +108,8 @@ def test_an_imported_file_is_loaded_with_the_frame_it_states(file):
 def test_a_file_that_says_what_it_is_may_be_named_too_but_not_as_something_else(tmp_path):
     path = Imported("sam", network(), FRAME, "medsam", 0, ()).write(tmp_path / "mine.safetensors", "tiny.pth")
     loaded = load_prompter("medsam", weights=path, device="cpu", precision="fp32")
-    assert (loaded.name, loaded.frame, loaded.refines) == ("medsam", FRAME, False)
+    assert (loaded.name, loaded.frame, loaded.learned) == ("medsam", FRAME, ("boxes",))
+    assert not loaded.refines and not loaded.rates
     with pytest.raises(WeightsError, match="holds 'medsam', not 'sam_vit_b'"):
         load_prompter("sam_vit_b", weights=path, device="cpu")
 

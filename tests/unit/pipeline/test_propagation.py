@@ -50,7 +50,7 @@ def test_between_two_prompts_the_nearer_one_weighs_more():
     assert inside == pytest.approx([1.0, 0.75 * 1 + 0.25 * 2, 1.5, 0.25 * 1 + 0.75 * 2, 2.0, 2.0])
 
 
-@pytest.mark.parametrize("wrong", [{"most_change": 1.0}, {"margin": -0.1}])
+@pytest.mark.parametrize("wrong", [{"most_change": 1.0}, {"margin": -0.1}, {"carry": "point"}])
 def test_options_that_mean_nothing_are_refused(wrong):
     with pytest.raises(InputError):
         PropagateOptions(**wrong)

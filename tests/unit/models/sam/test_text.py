@@ -1,9 +1,13 @@
 """Words become embeddings by a CLIP text encoder in a folder, here a tiny one with random weights."""
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from specimens import tiny_clip
 
 from vesalius.core.errors import InputError, WeightsError
 from vesalius.models.sam.text import embed_text
@@ -13,32 +17,7 @@ pytest.importorskip("transformers", reason="transformers, of the extra `text`, i
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from tokenizers import Tokenizer
-    from tokenizers.models import WordLevel
-    from tokenizers.pre_tokenizers import Whitespace
-    from tokenizers.processors import TemplateProcessing
-    from transformers import CLIPTextConfig, CLIPTextModelWithProjection, PreTrainedTokenizerFast
-
-    folder = tmp_path_factory.mktemp("clip")
-    words = Tokenizer(WordLevel({"<pad>": 0, "<end>": 1, "<unknown>": 3, "nucleus": 4, "polyp": 5}, unk_token="<unknown>"))
-    words.pre_tokenizer = Whitespace()
-    words.post_processor = TemplateProcessing(single="$A <end>", special_tokens=[("<end>", 1)])
-    PreTrainedTokenizerFast(
-        tokenizer_object=words, pad_token="<pad>", eos_token="<end>", unk_token="<unknown>", model_max_length=8
-    ).save_pretrained(folder)
-    torch.manual_seed(0)
-    config = CLIPTextConfig(
-        vocab_size=6,
-        hidden_size=8,
-        intermediate_size=8,
-        projection_dim=10,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        max_position_embeddings=8,
-        eos_token_id=1,
-    )
-    CLIPTextModelWithProjection(config).save_pretrained(folder)
-    return folder
+    return tiny_clip(tmp_path_factory.mktemp("clip"))
 
 
 def test_each_text_has_its_embedding_whatever_stands_beside_it(clip: Path) -> None:
@@ -54,3 +33,16 @@ def test_no_words_and_no_encoder_are_refused(clip: Path, tmp_path: Path) -> None
             embed_text(words, clip)
     with pytest.raises(WeightsError, match="no CLIP text encoder"):
         embed_text(["polyp"], tmp_path)
+
+
+def test_another_kind_of_model_or_a_part_of_one_is_not_filled_up_with_random_numbers(clip: Path, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(clip, tmp_path / "other"))
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps(config | {"model_type": "bert"}))
+    with pytest.raises(WeightsError, match="speaks of bert"):
+        embed_text(["polyp"], other)
+    part = Path(shutil.copytree(clip, tmp_path / "part"))
+    tensors = load_file(part / "model.safetensors")
+    save_file({name: t for name, t in tensors.items() if name != "text_projection.weight"}, part / "model.safetensors")
+    with pytest.raises(WeightsError, match=r"lacks 1 tensors, such as text_projection\.weight"):
+        embed_text(["polyp"], part)
