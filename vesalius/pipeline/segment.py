@@ -109,7 +109,9 @@ class Case:
 
 @dataclass(frozen=True)
 class Summary:
-    """A finished run. `agreement` of bf16 with fp32 is measured on the first case that went through the network."""
+    """A finished run. `agreement` of bf16 with fp32 is measured on the first case that went through the network; `notes` are
+    what must be said of all cases together.
+    """
 
     task: str
     cases: tuple[Case, ...]
@@ -119,6 +121,7 @@ class Summary:
     weights_hash: str
     agreement: Agreement | None = None
     report: Path | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def failed(self) -> tuple[Case, ...]:
@@ -299,7 +302,7 @@ class _Run:
         predictor = self.predictor
         return Summary(
             predictor.task.name, tuple(cases), time.monotonic() - self.began, predictor.arithmetic, predictor.device.type,
-            predictor.weights_hash, self.agreement,
+            predictor.weights_hash, self.agreement, notes=predictor.notes,
         )  # fmt: skip
 
     def _fingerprint(self, path: Input) -> str:
