@@ -55,6 +55,13 @@ def five_channels(path):
     return path
 
 
+def dark_16_bit(path):
+    from PIL import Image
+
+    Image.fromarray(np.random.default_rng(0).integers(0, 200, (40, 36), np.uint16)).save(path)
+    return path
+
+
 def truncated_dicom(keep):
     def make(path):
         folder = dicom_series(path)
@@ -83,6 +90,7 @@ BAD_INPUTS = {
     "1-pixel picture": ("picture", "case.png", lambda path: picture(path, (1, 1)), ["case.png", "pixel"]),
     "1-voxel volume": ("volume", "case.nii.gz", lambda path: volume(path, (1, 1, 1)), ["case.nii.gz"]),
     "five channels for an RGB model": ("picture", "case.tif", five_channels, ["case.tif", "5", "3"]),
+    "dark 16-bit picture for a model of 8-bit pictures": ("picture", "case.png", dark_16_bit, ["case.png", "uint16", "8 bits"]),
     "picture without spacing for a model in mm": ("volume", "case.png", lambda path: picture(path, mode="L"), ["case.png"]),
     "unknown suffix": ("picture", "case.xyz", text, ["case.xyz"]),
     "missing file": ("picture", "nowhere.png", lambda path: path, ["nowhere.png"]),
