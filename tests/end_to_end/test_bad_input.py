@@ -154,6 +154,77 @@ def test_segment_refuses_what_it_cannot_know(words, said, run, tmp_path, picture
     assert files_in(tmp_path / "out") == []
 
 
+@pytest.fixture
+def computed(monkeypatch):
+    """The names of the images that went through a network."""
+    from vesalius.pipeline import segment as room
+
+    seen, real = [], room.segment_image
+    monkeypatch.setattr(room, "segment_image", lambda image, *rest, **more: seen.append(image.name) or real(image, *rest, **more))
+    return seen
+
+
+def two_volumes(path):
+    for name in ("a", "b"):
+        volume(path / f"{name}.nii.gz")
+    return path
+
+
+CANNOT_HOLD = {
+    "a volume as PNG": (lambda path: volume(path / "case.nii.gz"), "png", ["case.nii.gz", "one slice", "this volume has 16"]),
+    "volumes as PNG": (two_volumes, "png", ["a.nii.gz", "so it is with all 2 cases"]),
+    "a study as PNG": (lambda path: dicom_series(path / "study"), "png", ["study", "this volume has 4"]),
+    "a NIfTI as DICOM-SEG": (lambda path: volume(path / "case.nii.gz"), "dicom-seg", ["case.nii.gz", "no DICOM"]),
+}
+
+
+@pytest.mark.parametrize("kind", CANNOT_HOLD)
+def test_a_format_that_cannot_hold_the_mask_is_refused_before_anything_is_computed(kind, run, tmp_path, volume_weights, computed):
+    make, format, words = CANNOT_HOLD[kind]
+    image = make(tmp_path / "in")
+    given = ["--model", "unet", "--weights", volume_weights, "--format", format]
+    assert refused(run("segment", image, "-o", tmp_path / "out", *given), *words)
+    assert computed == [] and not (tmp_path / "out").exists()
+
+
+def test_a_mask_file_that_cannot_hold_a_volume_is_refused_before_anything_is_computed(run, tmp_path, volume_weights, computed):
+    words = ["segment", volume(tmp_path / "case.nii.gz"), "-o", tmp_path / "mask.png", "--model", "unet"]
+    assert refused(run(*words, "--weights", volume_weights), "case.nii.gz", "one slice") and computed == []
+    assert refused(run(*words, "--weights", volume_weights, "--explain"), "one slice")
+
+
+def test_a_dicom_without_a_place_is_refused_as_dicom_seg_before_anything_is_computed(run, tmp_path, volume_weights, computed):
+    import pydicom
+
+    study = dicom_series(tmp_path / "study")
+    for file in study.iterdir():
+        one = pydicom.dcmread(file)
+        del one.FrameOfReferenceUID
+        one.save_as(file)
+    words = ["--model", "unet", "--weights", volume_weights, "--format", "dicom-seg"]
+    assert refused(run("segment", study, "-o", tmp_path / "out", *words), "study", "no patient space") and computed == []
+
+
+def test_of_a_mixed_folder_the_volume_is_listed_when_it_is_read_and_the_picture_done(run, tmp_path, picture_weights, computed):
+    volume(tmp_path / "in" / "a_volume.nii.gz")
+    picture(tmp_path / "in" / "b_picture.jpg")
+    words = ["--model", "unet", "--weights", picture_weights, "--format", "png"]
+    result = run("segment", tmp_path / "in", "-o", tmp_path / "out", *words)
+    assert result.exit_code == 1 and "a_volume.nii.gz: a PNG holds one slice" in result.stderr
+    assert computed == ["b_picture"] and "b_picture.png" in files_in(tmp_path / "out")
+
+
+def test_a_format_that_cannot_hold_what_is_prompted_is_refused_before_the_model_is_loaded(run, tmp_path, monkeypatch):
+    from vesalius.pipeline import prompted
+
+    def never(*_, **__):
+        raise AssertionError("the model was loaded")
+
+    monkeypatch.setattr(prompted, "load_prompter", never)
+    words = ["segment", volume(tmp_path / "case.nii.gz"), "--point", "4,5", "--slice", 3, "--format", "png", "-o", tmp_path / "out"]
+    assert refused(run(*words), "case.nii.gz", "one slice") and not (tmp_path / "out").exists()
+
+
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="there is no place here in which no folder can be made")
 def test_an_output_that_cannot_be_made_is_refused(run, tmp_path, picture_weights):
     image, words = picture(tmp_path / "case.png"), ["--model", "unet", "--weights", picture_weights]

@@ -19,7 +19,7 @@ from typing import TypeAlias
 import numpy as np
 
 from ..core.errors import ChannelError, DatasetError, GeometryError, LabelError, OutputError, UnreadableFile, unknown_name
-from ..core.image import Grid, Image, Mask
+from ..core.image import Grid, Image, Mask, Source
 from .decoding import Peek, checked, native
 from .dicom import read_dicom
 from .formats import FORMATS, OUTPUTS, SUFFIXES, WRITERS, format_of, is_dicom, output_of, suffix_of
@@ -106,6 +106,12 @@ def write(
     assert writer is not None  # OUTPUTS lists those that have one
     writer(mask, path, source)
     return path
+
+
+def require_fit(format: str, grid: Grid, source: Source | None, path: Path) -> None:
+    """OutputError, naming `path`, where the mask of an image on `grid` cannot be written as `format`, by name as for `write`."""
+    if fit := FORMATS[OUTPUTS[format]].fit:
+        fit(grid, source, path)
 
 
 def case_name(path: PathLike | tuple[Path, ...]) -> str:

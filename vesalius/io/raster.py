@@ -96,10 +96,15 @@ def peek_tiff(path: Path) -> Peek:
         return Peek(_grid(sizes[1:], _spacing_mm(tiff)), channels)
 
 
+def fit_png(grid: Grid, source: Source | None, path: Path) -> None:
+    """Raises OutputError for a volume."""
+    if grid.shape[0] != 1:
+        raise OutputError(f"a PNG holds one slice, and this volume has {grid.shape[0]}", file=path, fix="write nifti or tiff")
+
+
 def write_png(mask: Mask, path: Path, source: Source | None = None) -> None:
     """One slice as a grey PNG of 8 or 16 bit. Raises OutputError for a volume or more than 65535 values."""
-    if mask.grid.shape[0] != 1:
-        raise OutputError(f"a PNG holds one slice, the mask has {mask.grid.shape[0]}", file=path, fix="write nifti or tiff")
+    fit_png(mask.grid, source, path)
     if mask.array.dtype.itemsize > 2:
         raise OutputError("a PNG holds values up to 65535", file=path, fix="write tiff or nifti")
     with atomic(path) as part:

@@ -153,6 +153,7 @@ def segment(
     predictor = load(options.task or options.model, weights=options.weights, device=options.device, precision=options.precision)
     inputs = inputs_of(input, options, predictor.task)
     outputs = Outputs.of(out, inputs, options.format)
+    outputs.require_use(inputs)
     known = outputs.folder.exists()
     outputs.prepare()
     run = _Run(predictor, options, outputs, len(inputs), progress)
