@@ -221,8 +221,8 @@ def test_a_format_that_cannot_hold_what_is_prompted_is_refused_before_the_model_
         raise AssertionError("the model was loaded")
 
     monkeypatch.setattr(prompted, "load_prompter", never)
-    words = ["segment", volume(tmp_path / "case.nii.gz"), "--point", "4,5", "--slice", 3, "--format", "png", "-o", tmp_path / "out"]
-    assert refused(run(*words), "case.nii.gz", "one slice") and not (tmp_path / "out").exists()
+    words = ["segment", volume(tmp_path / "case.nii.gz"), "--point", "4,5", "--slice", 3, "--format", "png"]
+    assert refused(run(*words, "-o", tmp_path / "out"), "case.nii.gz", "one slice") and not (tmp_path / "out").exists()
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="there is no place here in which no folder can be made")
