@@ -9,10 +9,12 @@ import typer
 
 from .console import terminal
 from .options import HELP, Debug, Device, Json, Quiet, Where
+from .usage import Verbs
 
 MODELS = "List the models, show one, or fetch and convert released weights."
-models_app = typer.Typer(help=MODELS, context_settings=HELP)
-tasks_app = typer.Typer(help="List the tasks, or show one: its labels, steps, model and weights.", context_settings=HELP)
+models_app = typer.Typer(cls=Verbs, help=MODELS, context_settings=HELP)
+SHIPPED = "List the tasks, or show one: its labels, steps, model and weights."
+tasks_app = typer.Typer(cls=Verbs, help=SHIPPED, context_settings=HELP)
 
 
 @models_app.callback(invoke_without_command=True)
