@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import typer
 from typer.core import TyperGroup
@@ -23,22 +23,34 @@ UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 class Verbs(TyperGroup):
     """A group of verbs whose usage errors are told as all others are."""
 
-    def main(self, args: Sequence[str] | None = None, *rest: Any, standalone_mode: bool = True, **more: Any) -> Any:
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        windows_expand_args: bool = True,
+        **extra: Any,
+    ) -> Any:
         """Run the verb in `args`; exits, unless not `standalone_mode`."""
         words = list(sys.argv[1:] if args is None else args)
-        if not standalone_mode:
-            return super().main(args, *rest, standalone_mode=False, **more)
         try:
-            code = super().main(args, *rest, standalone_mode=False, **more)
+            code = super().main(args, prog_name, complete_var, False, windows_expand_args, **extra)
         except (InputError, UsageError) as error:
+            if not standalone_mode:
+                raise
             if type(error).__name__ == "NoArgsIsHelpError":  # the message is the help
-                error.show()  # type: ignore[union-attr]
+                cast(Any, error).show()
                 sys.exit(2)
             screen = Terminal(quiet=False, json="--json" in words, debug=False)
             verb = words[0] if words and words[0] in self.commands else ""
             code = report(error if isinstance(error, InputError) else explained(error, words, f"vesalius {verb}".strip()), screen)
         except typer.Abort:
+            if not standalone_mode:
+                raise
             code = 1
+        if not standalone_mode:
+            return code
         sys.exit(code if isinstance(code, int) else 0)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
