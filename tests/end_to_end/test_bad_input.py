@@ -55,6 +55,13 @@ def five_channels(path):
     return path
 
 
+def dark_16_bit(path):
+    from PIL import Image
+
+    Image.fromarray(np.random.default_rng(0).integers(0, 200, (40, 36), np.uint16)).save(path)
+    return path
+
+
 def truncated_dicom(keep):
     def make(path):
         folder = dicom_series(path)
@@ -83,6 +90,7 @@ BAD_INPUTS = {
     "1-pixel picture": ("picture", "case.png", lambda path: picture(path, (1, 1)), ["case.png", "pixel"]),
     "1-voxel volume": ("volume", "case.nii.gz", lambda path: volume(path, (1, 1, 1)), ["case.nii.gz"]),
     "five channels for an RGB model": ("picture", "case.tif", five_channels, ["case.tif", "5", "3"]),
+    "dark 16-bit picture for a model of 8-bit pictures": ("picture", "case.png", dark_16_bit, ["case.png", "uint16", "8 bits"]),
     "picture without spacing for a model in mm": ("volume", "case.png", lambda path: picture(path, mode="L"), ["case.png"]),
     "unknown suffix": ("picture", "case.xyz", text, ["case.xyz"]),
     "missing file": ("picture", "nowhere.png", lambda path: path, ["nowhere.png"]),
@@ -144,6 +152,77 @@ def test_segment_refuses_what_it_cannot_know(words, said, run, tmp_path, picture
     words = [picture_weights if word == "WEIGHTS" else word for word in words]
     assert refused(run("segment", image, "-o", tmp_path / "out", *words), *said)
     assert files_in(tmp_path / "out") == []
+
+
+@pytest.fixture
+def computed(monkeypatch):
+    """The names of the images that went through a network."""
+    from vesalius.pipeline import segment as room
+
+    seen, real = [], room.segment_image
+    monkeypatch.setattr(room, "segment_image", lambda image, *rest, **more: seen.append(image.name) or real(image, *rest, **more))
+    return seen
+
+
+def two_volumes(path):
+    for name in ("a", "b"):
+        volume(path / f"{name}.nii.gz")
+    return path
+
+
+CANNOT_HOLD = {
+    "a volume as PNG": (lambda path: volume(path / "case.nii.gz"), "png", ["case.nii.gz", "one slice", "this volume has 16"]),
+    "volumes as PNG": (two_volumes, "png", ["a.nii.gz", "so it is with all 2 cases"]),
+    "a study as PNG": (lambda path: dicom_series(path / "study"), "png", ["study", "this volume has 4"]),
+    "a NIfTI as DICOM-SEG": (lambda path: volume(path / "case.nii.gz"), "dicom-seg", ["case.nii.gz", "no DICOM"]),
+}
+
+
+@pytest.mark.parametrize("kind", CANNOT_HOLD)
+def test_a_format_that_cannot_hold_the_mask_is_refused_before_anything_is_computed(kind, run, tmp_path, volume_weights, computed):
+    make, format, words = CANNOT_HOLD[kind]
+    image = make(tmp_path / "in")
+    given = ["--model", "unet", "--weights", volume_weights, "--format", format]
+    assert refused(run("segment", image, "-o", tmp_path / "out", *given), *words)
+    assert computed == [] and not (tmp_path / "out").exists()
+
+
+def test_a_mask_file_that_cannot_hold_a_volume_is_refused_before_anything_is_computed(run, tmp_path, volume_weights, computed):
+    words = ["segment", volume(tmp_path / "case.nii.gz"), "-o", tmp_path / "mask.png", "--model", "unet"]
+    assert refused(run(*words, "--weights", volume_weights), "case.nii.gz", "one slice") and computed == []
+    assert refused(run(*words, "--weights", volume_weights, "--explain"), "one slice")
+
+
+def test_a_dicom_without_a_place_is_refused_as_dicom_seg_before_anything_is_computed(run, tmp_path, volume_weights, computed):
+    import pydicom
+
+    study = dicom_series(tmp_path / "study")
+    for file in study.iterdir():
+        one = pydicom.dcmread(file)
+        del one.FrameOfReferenceUID
+        one.save_as(file)
+    words = ["--model", "unet", "--weights", volume_weights, "--format", "dicom-seg"]
+    assert refused(run("segment", study, "-o", tmp_path / "out", *words), "study", "no patient space") and computed == []
+
+
+def test_of_a_mixed_folder_the_volume_is_listed_when_it_is_read_and_the_picture_done(run, tmp_path, picture_weights, computed):
+    volume(tmp_path / "in" / "a_volume.nii.gz")
+    picture(tmp_path / "in" / "b_picture.jpg")
+    words = ["--model", "unet", "--weights", picture_weights, "--format", "png"]
+    result = run("segment", tmp_path / "in", "-o", tmp_path / "out", *words)
+    assert result.exit_code == 1 and "a_volume.nii.gz: a PNG holds one slice" in result.stderr
+    assert computed == ["b_picture"] and "b_picture.png" in files_in(tmp_path / "out")
+
+
+def test_a_format_that_cannot_hold_what_is_prompted_is_refused_before_the_model_is_loaded(run, tmp_path, monkeypatch):
+    from vesalius.pipeline import prompted
+
+    def never(*_, **__):
+        raise AssertionError("the model was loaded")
+
+    monkeypatch.setattr(prompted, "load_prompter", never)
+    words = ["segment", volume(tmp_path / "case.nii.gz"), "--point", "4,5", "--slice", 3, "--format", "png"]
+    assert refused(run(*words, "-o", tmp_path / "out"), "case.nii.gz", "one slice") and not (tmp_path / "out").exists()
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="there is no place here in which no folder can be made")

@@ -10,7 +10,7 @@ import pytest
 from specimens import picture, save_tiny, volume
 
 from vesalius.io.files import read, read_mask
-from vesalius.transforms.intensity import Scale, ZScore
+from vesalius.transforms.intensity import Percentile, Scale, ZScore
 from vesalius.transforms.spatial import Orient, Resample
 
 
@@ -91,6 +91,27 @@ def test_a_grey_picture_for_an_rgb_model_is_said_on_the_way_and_in_json(run, tmp
                  "--weights", picture_weights, "--json")  # fmt: skip
     (case,) = cases(result)
     assert any("repeated" in note for note in case["notes"]) and "repeated" in result.stderr
+
+
+def test_a_folder_of_xrays_gives_a_mask_each_and_says_so(run, tmp_path):
+    from dicom_slices import Series, save
+
+    weights = save_tiny(tmp_path / "xray.safetensors", dims=2, channels=("X-ray",), steps=(Percentile(),))
+    rng = np.random.default_rng(0)
+    (tmp_path / "xrays").mkdir()
+    for name in ("anna.dcm", "bob"):
+        one = Series("CR").slice(rng.integers(0, 4000, (40, 36), np.uint16))
+        del one.ImagePositionPatient, one.ImageOrientationPatient
+        save(one, tmp_path / "xrays" / name)
+    (tmp_path / "xrays" / "cut.dcm").write_bytes((tmp_path / "xrays" / "bob").read_bytes()[:-900])
+    words = ["segment", tmp_path / "xrays", "-o", tmp_path / "out", "--model", "unet", "--weights", weights]
+    said = "3 DICOM files are pictures, such as X-rays"
+    assert said in run(*words, "--explain").stdout
+    result = run(*words, "--json")
+    assert result.exit_code == 1 and [case["state"] for case in cases(result)] == ["done", "done", "failed"]
+    assert said in result.stderr and said in json.loads(result.stdout)["notes"][0] and "cut.dcm" in result.stderr
+    for name in ("anna", "bob"):
+        assert read_mask(tmp_path / "out" / f"{name}.nii.gz").array.shape == (1, 40, 36)
 
 
 def test_too_little_memory_is_one_clear_line_and_leaves_nothing(run, tmp_path, volume_weights):

@@ -9,10 +9,12 @@ import typer
 
 from .console import terminal
 from .options import HELP, Debug, Device, Json, Quiet, Where
+from .usage import Verbs
 
 MODELS = "List the models, show one, or fetch and convert released weights."
-models_app = typer.Typer(help=MODELS, context_settings=HELP)
-tasks_app = typer.Typer(help="List the tasks, or show one: its labels, steps, model and weights.", context_settings=HELP)
+models_app = typer.Typer(cls=Verbs, help=MODELS, context_settings=HELP)
+SHIPPED = "List the tasks, or show one: its labels, steps, model and weights."
+tasks_app = typer.Typer(cls=Verbs, help=SHIPPED, context_settings=HELP)
 
 
 @models_app.callback(invoke_without_command=True)
@@ -128,9 +130,10 @@ def export_model(
         off = "not compared, as onnxruntime is not installed" if done.difference is None else f"{done.difference:.1e} off at most"
         screen.say(f"{out}: {done.task}, image {tuple(done.image)} -> logits {tuple(done.logits)}; {off}")
         screen.say("its metadata carries the task as JSON: the steps before it, the decision and the cleaning behind it")
-        screen.result(
-            {"file": out, "task": done.task, "image": done.image, "logits": done.logits, "difference": done.difference}
-        )
+        for note in done.notes:
+            screen.say(f"note: {note}")
+        fields = ("task", "image", "logits", "difference", "notes")
+        screen.result({"file": out, **{field: getattr(done, field) for field in fields}})
 
 
 @tasks_app.callback(invoke_without_command=True)

@@ -23,9 +23,10 @@ from .catalogs import models_app, tasks_app
 from .console import terminal
 from .options import HELP, PROMPTS, Axis, Debug, Device, Format, Json, Precision, Quiet, Where
 from .pointing import Pointing
+from .usage import Verbs
 
 LABELS = "Which values count, and their names; 1+2=NAME makes a region of several. Or a dataset.json that declares them."
-app = typer.Typer(name="vesalius", no_args_is_help=True, pretty_exceptions_enable=False, context_settings=HELP)
+app = typer.Typer(name="vesalius", cls=Verbs, no_args_is_help=True, pretty_exceptions_enable=False, context_settings=HELP)
 app.add_typer(models_app, name="models")
 app.add_typer(tasks_app, name="tasks")
 

@@ -28,7 +28,7 @@ def show_segmented(screen: Terminal, summary: Summary) -> None:
     screen.table(("case", "", "found", "time"), rows[:SHOWN_CASES])
     if len(rows) > SHOWN_CASES:
         screen.say(f"... and {len(rows) - SHOWN_CASES} more")
-    for note in dict.fromkeys(note for case in summary.cases for note in case.notes):
+    for note in dict.fromkeys([*summary.notes, *(note for case in summary.cases for note in case.notes)]):
         screen.say(f"note: {note}")
     if summary.agreement:
         screen.say(f"{summary.precision} on {summary.device}; {summary.agreement}")

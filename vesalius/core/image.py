@@ -107,7 +107,8 @@ class Image:
     """`array` (C, Z, Y, X) as stored, on its `grid`.
 
     `channels` name the C channels; `units` is 'HU' for CT, else None; `notes` are what the reader
-    must be told (an alpha channel dropped, a slice missing).
+    must be told (an alpha channel dropped, a slice missing). `stored` is the type of the voxels as they were read, which
+    all that is made of the image keeps: the brightest voxel does not tell 8 bits from a dark picture of 16.
     """
 
     array: np.ndarray
@@ -116,8 +117,11 @@ class Image:
     units: str | None = None
     source: Source | None = None
     notes: tuple[str, ...] = ()
+    stored: np.dtype[Any] | None = None
 
     def __post_init__(self) -> None:
+        if self.stored is None:
+            object.__setattr__(self, "stored", np.dtype(self.array.dtype))
         if self.array.ndim != 4 or self.array.shape[1:] != self.grid.shape:
             raise GeometryError(f"array {self.array.shape} is not (C, Z, Y, X) on the grid {self.grid.shape}")
         if not self.channels:

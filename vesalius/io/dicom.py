@@ -29,6 +29,7 @@ from .decoding import Peek, begins_as_dicom, decoding, native
 
 NO_IMAGES = {"SEG", "SR", "PR", "KO", "RTSTRUCT", "RTPLAN", "RTDOSE", "REG", "DOC", "FID", "RWV", "AU", "ECG"}
 UNEVEN, UNEVEN_AT_LEAST = 0.25, 3  # share and number of odd steps between slices beyond which no even grid is true
+LISTED = 12  # series, at most, in one message
 INVERTED = {"CR", "DX", "MG", "RG", "RF", "XA", "IO", "PX"}  # where MONOCHROME1 means that bright is dark
 HEADER_TAGS = [
     "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "SeriesDescription", "Modality", "ImageType", "Rows", "Columns",
@@ -169,8 +170,12 @@ def _chosen(path: Path, headers: list[tuple[Path, Any]], series: str | None) -> 
             raise unknown_name("series", series, groups)
         return groups[series]
     if len(groups) > 1:
-        listed = "; ".join(_told(uid, members) for uid, members in groups.items())
-        raise InputError(f"{len(groups)} series are here: {listed}", file=path, fix="choose one with --series UID")
+        listed = "; ".join(_told(uid, members) for uid, members in list(groups.items())[:LISTED])
+        more = f"; and {len(groups) - LISTED} more" if len(groups) > LISTED else ""
+        fix = "choose one with --series UID"
+        if not any(header.get("ImagePositionPatient") or int(header.get("NumberOfFrames") or 1) > 1 for _, header in headers):
+            fix += "; X-rays and other single pictures are a case each where their own folder is given"
+        raise InputError(f"{len(groups)} series are here: {listed}{more}", file=path, fix=fix)
     return next(iter(groups.values()))
 
 

@@ -19,10 +19,11 @@ from typing import TypeAlias
 import numpy as np
 
 from ..core.errors import ChannelError, DatasetError, GeometryError, LabelError, OutputError, UnreadableFile, unknown_name
-from ..core.image import Grid, Image, Mask
+from ..core.image import Grid, Image, Mask, Source
 from .decoding import Peek, checked, native
 from .dicom import read_dicom
 from .formats import FORMATS, OUTPUTS, SUFFIXES, WRITERS, format_of, is_dicom, output_of, suffix_of
+from .projections import pictures_among
 from .segmentation import read_segmentation
 
 Input: TypeAlias = Path | tuple[Path, ...]
@@ -108,6 +109,12 @@ def write(
     return path
 
 
+def require_fit(format: str, grid: Grid, source: Source | None, path: Path) -> None:
+    """OutputError, naming `path`, where the mask of an image on `grid` cannot be written as `format`, by name as for `write`."""
+    if fit := FORMATS[OUTPUTS[format]].fit:
+        fit(grid, source, path)
+
+
 def case_name(path: PathLike | tuple[Path, ...]) -> str:
     """The stem of a case: `case` for case.nii.gz, for the folder case/ and for (case_0000.nii.gz, case_0001.nii.gz)."""
     if isinstance(path, tuple):
@@ -130,6 +137,8 @@ def default_suffix(image: Image) -> str:
 def find_inputs(path: PathLike, *, channels: int = 1) -> list[Input]:
     """The cases at `path`: one file; a DICOM folder (one case); or a folder of files and DICOM folders, by name.
 
+    DICOM files that are pictures, such as X-rays, are a case each (`projections.py`); slices of a series are one case.
+
     Hidden files and whatever is no image (csv, txt) are passed over. With `channels` = n > 1 the files `case_0000`
     to `case_000(n-1)` become one tuple, unless the first holds n channels by itself (an RGB picture, a 4D NIfTI).
     A study folder whose series lie in subfolders gives one case a subfolder.
@@ -148,11 +157,13 @@ def find_inputs(path: PathLike, *, channels: int = 1) -> list[Input]:
             images.append(entry)
         elif is_dicom(entry):
             slices.append(entry)
+    pictures = pictures_among(slices) if slices else []
+    slices = [] if pictures else slices
     if slices and (images or folders):
         raise DatasetError("DICOM slices lie loose among other images", file=path, fix="move them to a folder of their own")
     if slices:
         return [path]
-    cases: list[Input] = [*(_grouped(images, channels) if channels > 1 else images), *folders]
+    cases: list[Input] = [*(_grouped(images, channels) if channels > 1 else images), *pictures, *folders]
     if not cases:
         raise DatasetError("this folder holds no image", file=path, fix=f"known are {', '.join(SUFFIXES)} and DICOM folders")
     named: dict[str, Input] = {}

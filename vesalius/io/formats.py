@@ -11,20 +11,24 @@ from functools import partial
 from pathlib import Path
 
 from ..core.errors import UnreadableFile
-from ..core.image import Image, Mask, Source
+from ..core.image import Grid, Image, Mask, Source
 from .decoding import Peek, begins_as_dicom, require_bytes
 from .dicom import peek_dicom, read_dicom
-from .itk import peek_itk, read_itk, write_itk
+from .itk import fit_itk, peek_itk, read_itk, write_itk
 from .nifti import peek_nifti, read_nifti, write_nifti
-from .raster import peek_picture, peek_tiff, read_picture, read_tiff, write_png, write_tiff
-from .segmentation import write_segmentation
+from .raster import fit_png, peek_picture, peek_tiff, read_picture, read_tiff, write_png, write_tiff
+from .segmentation import fit_segmentation, write_segmentation
+
+Write = Callable[[Mask, Path, Source | None], None]
+Fit = Callable[[Grid, Source | None, Path], None]
 
 
 @dataclass(frozen=True)
 class Format:
     """What a format can do. The first of its `suffixes` is the one it is written with.
 
-    `labels` reads a label map where that differs from reading an image; `write` is None where it cannot hold one.
+    `labels` reads a label map where that differs from reading an image; `write` is None where it cannot hold one. `fit`
+    raises OutputError where the mask of an image cannot be written so: it is asked before anything is computed.
     `written_as` is its name as an output where that is another; `mask_suffix` what the mask of such an image is called
     by default, where it does not keep its image's own.
     """
@@ -32,32 +36,39 @@ class Format:
     suffixes: tuple[str, ...]
     read: Callable[[Path, str], Image]
     peek: Callable[[Path], Peek]
-    write: Callable[[Mask, Path, Source | None], None] | None = None
+    write: Write | None = None
     labels: Callable[[Path, str], Image] | None = None
     written_as: str | None = None
     mask_suffix: str | None = None
+    fit: Fit | None = None
 
 
-def picture(name: str, *suffixes: str, write: Callable[[Mask, Path, Source | None], None] | None = None) -> Format:
+def picture(name: str, *suffixes: str, write: Write | None = None, fit: Fit | None = None) -> Format:
     """A picture that Pillow reads, `name` being its format; its mask is a PNG."""
     read = partial(read_picture, format=name)
     labels = partial(read_picture, format=name, as_labels=True)
-    return Format(suffixes, read, partial(peek_picture, format=name), write, labels, mask_suffix=".png")
+    return Format(suffixes, read, partial(peek_picture, format=name), write, labels, mask_suffix=".png", fit=fit)
 
 
 def volume_of_itk(name: str, *suffixes: str) -> Format:
     """A volume that SimpleITK reads and writes."""
-    return Format(suffixes, partial(read_itk, format=name), peek_itk, write_itk)
+    return Format(suffixes, partial(read_itk, format=name), peek_itk, write_itk, fit=fit_itk)
 
 
 FORMATS: dict[str, Format] = {
     "nifti": Format((".nii.gz", ".nii"), read_nifti, peek_nifti, write_nifti, mask_suffix=".nii.gz"),
-    "png": picture("png", ".png", write=write_png),
+    "png": picture("png", ".png", write=write_png, fit=fit_png),
     "jpeg": picture("jpeg", ".jpg", ".jpeg"),
     "bmp": picture("bmp", ".bmp"),
     "tiff": Format((".tiff", ".tif"), read_tiff, peek_tiff, write_tiff, partial(read_tiff, as_labels=True)),
     "dicom": Format(
-        (".dcm", ".dicom"), read_dicom, peek_dicom, write_segmentation, written_as="dicom-seg", mask_suffix=".nii.gz"
+        (".dcm", ".dicom"),
+        read_dicom,
+        peek_dicom,
+        write_segmentation,
+        written_as="dicom-seg",
+        mask_suffix=".nii.gz",
+        fit=fit_segmentation,
     ),
     "mha": volume_of_itk("mha", ".mha"),
     "nrrd": volume_of_itk("nrrd", ".nrrd"),

@@ -47,25 +47,38 @@ def peek_itk(path: Path) -> Peek:
         return Peek(_grid(reader, path), reader.GetNumberOfComponents() * extra)
 
 
+def fit_itk(grid: Grid, source: Source | None, path: Path) -> None:
+    """Raises OutputError for a sheared grid, which ITK cannot hold, and InputError without SimpleITK."""
+    _sitk()
+    if grid.affine is not None:
+        _, direction, _ = _geometry(grid.affine)
+        if np.abs(direction.T @ direction - np.eye(3)).max() > 1e-4:
+            raise OutputError("the grid is sheared: NRRD and MHA cannot hold it", file=path, fix="write nifti")
+
+
 def write_itk(mask: Mask, path: Path, source: Source | None = None) -> None:
-    """Compressed, on the mask's grid. Raises OutputError for a sheared grid, which ITK cannot hold."""
+    """Compressed, on the mask's grid. Raises as `fit_itk`, and OutputError."""
+    fit_itk(mask.grid, source, path)
     sitk = _sitk()
     picture = sitk.GetImageFromArray(mask.array)
     if mask.grid.affine is not None:
-        affine = mask.grid.affine[:, [2, 1, 0, 3]].copy()
-        affine[:2] *= -1
-        spacing = np.linalg.norm(affine[:3, :3], axis=0)
-        direction = affine[:3, :3] / spacing
-        if np.abs(direction.T @ direction - np.eye(3)).max() > 1e-4:
-            raise OutputError("the grid is sheared: NRRD and MHA cannot hold it", file=path, fix="write nifti")
+        spacing, direction, origin = _geometry(mask.grid.affine)
         picture.SetSpacing(spacing.tolist())
         picture.SetDirection(direction.ravel().tolist())
-        picture.SetOrigin(affine[:3, 3].tolist())
+        picture.SetOrigin(origin.tolist())
     with atomic(path) as part:
         try:
             sitk.WriteImage(picture, str(part), True)
         except RuntimeError as error:  # ITK says no more than that it failed
             raise OutputError("ITK could not write the file", file=path, fix="check the place and the free disk space") from error
+
+
+def _geometry(affine: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Spacing (3,), direction (3, 3) and origin (3,) of an affine as ITK wants them: x, y, z in LPS."""
+    lps = affine[:, [2, 1, 0, 3]].copy()
+    lps[:2] *= -1
+    spacing = np.linalg.norm(lps[:3, :3], axis=0)
+    return spacing, lps[:3, :3] / spacing, lps[:3, 3]
 
 
 def _grid(picture: Any, path: Path) -> Grid:

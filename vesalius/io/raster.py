@@ -1,9 +1,10 @@
 """PNG, JPEG, BMP and TIFF: pictures, and TIFF pages as the slices of a volume.
 
 Pixels stay where they are stored (an EXIF rotation is said, never applied: the mask must fit the file) and keep
-their depth: 16 bit stays 16 bit. An opaque alpha is dropped with a note; palettes become RGB in an image and stay
-indices in a mask. Only OME and ImageJ metadata tell a physical size; the dots per inch of other files are ignored,
-as they speak of paper. Such an affine knows sizes, no anatomy: x, y, z are taken along R, A, S.
+their depth: 16 bit stays 16 bit. 1, 2 and 4 bits are spread over 8 in an image, as a viewer shows them, and stay the
+stored values in a mask. An opaque alpha is dropped with a note; palettes become RGB in an image and stay indices in a
+mask. Only OME and ImageJ metadata tell a physical size; the dots per inch of other files are ignored, as they speak
+of paper. Such an affine knows sizes, no anatomy: x, y, z are taken along R, A, S.
 """
 
 from __future__ import annotations
@@ -27,11 +28,12 @@ MM_PER_UNIT = {"m": 1e3, "cm": 10.0, "mm": 1.0, "µm": 1e-3, "μm": 1e-3, "um": 
 MM_PER_UNIT |= {"\\u00B5m": 1e-3, "\\u00b5m": 1e-3, "micrometer": 1e-3, "nm": 1e-6, "pm": 1e-9, "inch": 25.4}
 EXIF_ORIENTATION = 0x0112  # the same tag in a TIFF
 ALPHA = (1, 2)  # ExtraSamples that are opacity; 0 is any further channel
+STEPS = {2: 85, 4: 17}  # bits of grey -> what one step is of the 255 of 8 bits
 DEEP_COLOURS = {2: 3, 4: 1, 6: 3}  # PNG colour types that Pillow would cut to 8 bit: RGB, grey with alpha, RGBA -> channels
 
 
 def read_picture(path: Path, name: str, format: str, *, as_labels: bool = False) -> Image:
-    """A PNG, JPEG or BMP as (C, 1, Y, X); `as_labels` keeps palette indices. Raises UnreadableFile, ChannelError."""
+    """A PNG, JPEG or BMP as (C, 1, Y, X); `as_labels` keeps indices and stored values. Raises UnreadableFile, ChannelError."""
     notes: list[str] = []
     with decoding(path, format.upper()):
         if format == "png" and _deep_channels(path):
@@ -41,7 +43,8 @@ def read_picture(path: Path, name: str, format: str, *, as_labels: bool = False)
                 picture.load()
                 if picture.getexif().get(EXIF_ORIENTATION, 1) not in (0, 1):
                     notes.append("its EXIF data ask for a rotation; the pixels are taken as stored")
-                array = _pixels(picture, notes, as_labels)
+                step = STEPS.get(_png_header(path)[0], 1) if format == "png" else 1
+                array = _pixels(picture, notes, as_labels, step)
         array = array.reshape(*array.shape[:2], -1)
         if array.shape[2] in (2, 4):
             array = without_alpha(array[:, :, :-1], array[:, :, -1], notes)
@@ -93,10 +96,15 @@ def peek_tiff(path: Path) -> Peek:
         return Peek(_grid(sizes[1:], _spacing_mm(tiff)), channels)
 
 
+def fit_png(grid: Grid, source: Source | None, path: Path) -> None:
+    """Raises OutputError for a volume."""
+    if grid.shape[0] != 1:
+        raise OutputError(f"a PNG holds one slice, and this volume has {grid.shape[0]}", file=path, fix="write nifti or tiff")
+
+
 def write_png(mask: Mask, path: Path, source: Source | None = None) -> None:
     """One slice as a grey PNG of 8 or 16 bit. Raises OutputError for a volume or more than 65535 values."""
-    if mask.grid.shape[0] != 1:
-        raise OutputError(f"a PNG holds one slice, the mask has {mask.grid.shape[0]}", file=path, fix="write nifti or tiff")
+    fit_png(mask.grid, source, path)
     if mask.array.dtype.itemsize > 2:
         raise OutputError("a PNG holds values up to 65535", file=path, fix="write tiff or nifti")
     with atomic(path) as part:
@@ -129,13 +137,15 @@ def write_tiff_pages(pages: Iterator[np.ndarray], shape: tuple[int, ...], path: 
         tifffile.imwrite(part, chain([first], pages), shape=shape, dtype=first.dtype, **options)
 
 
-def _pixels(picture: Pillow.Image, notes: list[str], as_labels: bool) -> np.ndarray:
-    """(Y, X) or (Y, X, C) with an alpha last where the file has one."""
+def _pixels(picture: Pillow.Image, notes: list[str], as_labels: bool, step: int) -> np.ndarray:
+    """(Y, X) or (Y, X, C) with an alpha last where the file has one. Pillow gives grey of few bits in steps of `step`."""
     mode = picture.mode
     if mode == "1":
         return np.asarray(picture).astype(np.uint8) * (1 if as_labels else 255)
     if mode == "P" and as_labels:
         return np.asarray(picture)
+    if mode == "L" and as_labels:
+        return np.asarray(picture) // np.uint8(step)
     if mode in ("P", "PA") or "transparency" in picture.info:
         clear = mode == "PA" or "transparency" in picture.info
         notes.extend(["palette colours were expanded to RGB"] if mode in ("P", "PA") else [])
@@ -149,11 +159,17 @@ def _pixels(picture: Pillow.Image, notes: list[str], as_labels: bool) -> np.ndar
     raise ChannelError(f"pictures of mode {mode} are not read", fix="save it as grey or RGB")
 
 
-def _deep_channels(path: Path) -> int | None:
-    """Channels without alpha if the PNG's header (IHDR: depth, colour type) says 16 bit with colour or alpha, else None."""
+def _png_header(path: Path) -> tuple[int, int]:
+    """Bits a sample, and the colour type, of a PNG (IHDR); (0, 0) where the file ends before."""
     with open(path, "rb") as file:
         head = file.read(26)
-    return DEEP_COLOURS.get(head[25]) if len(head) == 26 and head[24] == 16 else None
+    return (head[24], head[25]) if len(head) == 26 else (0, 0)
+
+
+def _deep_channels(path: Path) -> int | None:
+    """Channels without alpha if the PNG has 16 bit with colour or alpha, else None."""
+    depth, colour = _png_header(path)
+    return DEEP_COLOURS.get(colour) if depth == 16 else None
 
 
 def _deep_png(path: Path) -> np.ndarray:
@@ -204,7 +220,8 @@ def _colours(array: np.ndarray, page: Any, notes: list[str], as_labels: bool) ->
     photometric = int(page.photometric)
     if photometric == 5:
         raise ChannelError("the TIFF holds CMYK inks, not light", fix="convert it to RGB")
-    if array.dtype.kind == "b":
+    bilevel = array.dtype.kind == "b"
+    if bilevel:
         array = array.astype(np.uint8) * np.uint8(1 if as_labels else 255)
     if photometric == 3 and not as_labels and page.colormap is not None:
         notes.append("palette colours were expanded to RGB")
@@ -212,7 +229,9 @@ def _colours(array: np.ndarray, page: Any, notes: list[str], as_labels: bool) ->
         return np.stack([table[c][array[0]] for c in range(3)])
     if photometric == 0 and not as_labels and array.dtype.kind == "u":
         notes.append("white was stored as zero; grey values are inverted")
-        array = np.iinfo(array.dtype).max - array
+        array = array.dtype.type(2 ** (8 if bilevel else page.bitspersample) - 1) - array
+    if not as_labels and photometric in (0, 1) and page.bitspersample in STEPS:
+        array = array * np.uint8(STEPS[page.bitspersample])
     if _has_alpha(page, len(array)):
         array = without_alpha(array[:-1], array[-1], notes)
     return array

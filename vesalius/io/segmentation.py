@@ -27,22 +27,34 @@ TISSUE = Code("85756007", "Tissue")
 VALUE = re.compile(r"label value (\d+)$")
 
 
-def write_segmentation(mask: Mask, path: Path, source: Source | None) -> None:
-    """Write the mask of a DICOM image. Raises OutputError where the image is no DICOM or knows no patient space."""
-    import highdicom as hd
-
+def fit_segmentation(grid: Grid, source: Source | None, path: Path) -> None:
+    """Raises OutputError where the image is no DICOM, or knows no patient space; the latter only once it was read."""
     if source is None or source.format != "dicom":
         raise OutputError("DICOM-SEG refers to the DICOM slices of its image, and this image is no DICOM",
                           file=path, fix="write nifti, png or tiff")  # fmt: skip
-    stack: Stack = source.header
-    files = list(dict.fromkeys(frame.file for frame in stack.frames))
+    stack: Stack | None = source.header
+    if stack is None:
+        return
+    files = _files(stack)
     with decoding(files[0], "DICOM"):
-        datasets = [open_dicom(file, stop_before_pixels=True) for file in files]
-    if "FrameOfReferenceUID" not in datasets[0] or stack.frames[0].position is None:
+        first = open_dicom(files[0], stop_before_pixels=True, specific_tags=["FrameOfReferenceUID"])
+    if "FrameOfReferenceUID" not in first or stack.frames[0].position is None:
         raise OutputError("the image knows no patient space (no FrameOfReferenceUID or position): DICOM-SEG cannot hold its mask",
                           file=path, fix="write nifti or png")  # fmt: skip
     if len(files) > 1 and len(files) != len(stack.frames):
         raise OutputError("the image is spread over several multi-frame files", file=path, fix="write nifti")
+
+
+def write_segmentation(mask: Mask, path: Path, source: Source | None) -> None:
+    """Write the mask of a DICOM image. Raises as `fit_segmentation`."""
+    import highdicom as hd
+
+    fit_segmentation(mask.grid, source, path)
+    assert source is not None  # or it would not fit
+    stack: Stack = source.header
+    files = _files(stack)
+    with decoding(files[0], "DICOM"):
+        datasets = [open_dicom(file, stop_before_pixels=True) for file in files]
     labels = _segments(mask)
     numbers = np.zeros(max(label.value for label in labels) + 1, np.uint8 if len(labels) <= 255 else np.uint16)
     numbers[[label.value for label in labels]] = range(1, len(labels) + 1)
@@ -64,6 +76,10 @@ def write_segmentation(mask: Mask, path: Path, source: Source | None) -> None:
     segmentation.SeriesDescription = "Segmentation by Vesalius"
     with atomic(path) as part:
         segmentation.save_as(part)
+
+
+def _files(stack: Stack) -> list[Path]:
+    return list(dict.fromkeys(frame.file for frame in stack.frames))
 
 
 def read_segmentation(path: Path, name: str, like: Image | None = None) -> Mask:

@@ -77,7 +77,7 @@ def _how(summary: Summary) -> str:
         for stage, seconds in case.seconds.items() if case.state == "done" else ():
             stages[stage] = stages.get(stage, 0.0) + seconds
     rows += [(f"Seconds, {stage}", f"{seconds:.2f}") for stage, seconds in stages.items()]
-    return table(("What", "Value"), rows)
+    return "".join(paragraph(f"Note: {note}.") for note in summary.notes) + table(("What", "Value"), rows)
 
 
 def _shape(case: Case) -> str:

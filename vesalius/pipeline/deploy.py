@@ -16,13 +16,17 @@ AGREES = 1e-4  # of the largest score: what other kernels round differently stay
 
 @dataclass(frozen=True)
 class Deployed:
-    """What was written. `image` (1, C, *S) and `logits` (1, K, *S) are the shapes; `difference` None: not compared."""
+    """What was written. `image` (1, C, *S) and `logits` (1, K, *S) are the shapes; `difference` None: not compared.
+
+    `notes` are those of the predictor: folds left out, a run that is not finished.
+    """
 
     path: Path
     task: str
     image: tuple[int, ...]
     logits: tuple[int, ...]
     difference: float | None
+    notes: tuple[str, ...] = ()
 
 
 def export_predictor(what: str | Path, path: Path) -> Deployed:
@@ -44,4 +48,4 @@ def export_predictor(what: str | Path, path: Path) -> Deployed:
     if off is not None and off > AGREES:
         path.unlink()
         raise VesaliusError(f"onnxruntime is off by {off:.1e} of the largest score, so {path} was not kept")
-    return Deployed(path, task.name, shape, logits, off)
+    return Deployed(path, task.name, shape, logits, off, predictor.notes)

@@ -15,7 +15,7 @@ from ..transforms.spatial import Step, prepare
 from .memory import Budget, readable
 from .outputs import Outputs
 from .predictor import Predictor, load
-from .segment import SegmentOptions, fit_channels, fit_dims, flips_of, inputs_of
+from .segment import SegmentOptions, fit_channels, fit_dims, flips_of, inputs_of, said_of
 from .tiled import plan_tiles
 
 
@@ -26,6 +26,7 @@ def explain(input: str | Path, out: str | Path, options: SegmentOptions) -> str:
     outputs = Outputs.of(out, inputs, options.format)
     image = read(inputs[0], series=options.series)
     lines = [*explain_image(image, predictor, options), ("write", f"{outputs.mask_path(image)}, on the image's own grid")]
+    lines += [("", f"note: {note}") for note in (*said_of(input, inputs), *predictor.notes)]
     if len(inputs) > 1:
         lines.append(("", f"and so for {len(inputs) - 1} more cases"))
     width = max(len(step) for step, _ in lines)

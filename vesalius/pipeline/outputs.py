@@ -18,9 +18,9 @@ from typing import Any
 
 from ..core.atomic import atomic, output_error
 from ..core.errors import InputError, OutputError, unknown_name
-from ..core.image import Image
-from ..io.files import Input, case_name, default_suffix
-from ..io.formats import WRITERS, output_of, suffix_of
+from ..core.image import Image, Source
+from ..io.files import Input, case_name, default_suffix, peek, require_fit
+from ..io.formats import FORMATS, OUTPUTS, WRITERS, format_of, output_of, suffix_of
 
 LEDGER = ".vesalius"
 
@@ -57,12 +57,34 @@ class Outputs:
         return Outputs(out.parent, out, writes)
 
     def mask_path(self, image: Image) -> Path:
-        """Where the mask of `image` goes; raises OutputError where that is the image itself."""
+        """Where the mask of `image` goes; raises OutputError where that is the image itself, or cannot hold its mask."""
         suffix = WRITERS[self.format] if self.format else default_suffix(image)
         path = self.file or self.folder / f"{image.name}{suffix}"
         if image.source is not None and _same(path, image.source.path):
             raise OutputError("the mask would replace its own image", file=path, fix="name another output folder")
+        if self.format:
+            require_fit(self.format, image.grid, image.source, image.source.path if image.source else path)
         return path
+
+    def require_use(self, inputs: Sequence[Input]) -> None:
+        """Raises OutputError where the format asked for can hold no mask of `inputs`, as far as their headers tell."""
+        if self.format is None or FORMATS[OUTPUTS[self.format]].fit is None:
+            return
+        problems = []
+        for path in inputs:
+            first = path[0] if isinstance(path, tuple) else path
+            try:
+                grid = peek(path).grid
+            except InputError:  # to be told in its turn
+                return
+            try:
+                require_fit(self.format, grid, Source(first, format_of(first), case_name(path)), first)
+                return
+            except OutputError as problem:
+                problems.append(problem)
+        if problems:
+            all_of_them = f"; so it is with all {len(problems)} cases" if problems[1:] else ""
+            raise OutputError(problems[0].problem + all_of_them, file=problems[0].file, fix=problems[0].fix)
 
     def probabilities(self, image: Image) -> Path:
         """Where probabilities go: a folder of their own, so that a folder of masks holds masks only."""

@@ -1,7 +1,7 @@
 """Models ready to use: a task and its weights found by name, run folder or file, on the device that was asked for.
 
     'nuclei'                      a task: its weights come with the package
-    runs/hippocampus              a training run: weights.safetensors, or fold_0 ... fold_4, which are averaged
+    runs/hippocampus              a training run: weights.safetensors, or fold_0 ... fold_4, the finished of which are averaged
     unet + weights=FILE           the task travels inside the weights file
 """
 
@@ -20,16 +20,19 @@ from ..models.catalog import CATALOG, build
 from ..models.weights import file_hash, load_into, load_state
 from ..tasks.catalog import TASKS
 from ..tasks.task import Task, read_task
+from .runs import RUN_WEIGHTS, Run, find_run
 from .tiled import Precision, use_bf16
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
-RUN_WEIGHTS = "weights.safetensors"
 TASK_KEY = "vesalius"  # in the metadata of a weights file
 
 
 @dataclass(frozen=True, eq=False)
 class Predictor:
-    """`task` and the `models` that solve it, in eval mode on `device`; several models are folds, averaged."""
+    """`task` and the `models` that solve it, in eval mode on `device`; several models are folds, averaged.
+
+    `notes` say which folds are left out, or that the run is not finished.
+    """
 
     task: Task
     models: tuple[nn.Module, ...]
@@ -37,6 +40,7 @@ class Predictor:
     device: torch.device
     precision: Precision
     weights: tuple[Path, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def arithmetic(self) -> str:
@@ -62,7 +66,7 @@ def load(
     """
     place = choose_device(device)
     use_bf16(precision, place)  # an unknown precision is told before anything is read
-    task, paths, sha256 = _find(what, weights)
+    task, paths, sha256, notes = _find(what, weights)
     loaded = [_load_one(path, task, sha256) for path in paths]
     first = loaded[0][0]
     for path, (other, _) in zip(paths, loaded, strict=True):
@@ -71,7 +75,7 @@ def load(
     hashes = "".join(file_hash(path) for path in paths)
     digest = hashes if len(paths) == 1 else hashlib.sha256(hashes.encode()).hexdigest()
     models = tuple(_settle(model, place) for _, model in loaded)
-    return Predictor(first, models, digest, place, precision, tuple(paths))
+    return Predictor(first, models, digest, place, precision, paths, notes)
 
 
 def choose_device(name: str) -> torch.device:
@@ -86,23 +90,19 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def run_weights(run: Path) -> list[Path]:
-    """The weights of a training run, one file a fold; empty where `run` holds none."""
-    if (run / RUN_WEIGHTS).is_file():
-        return [run / RUN_WEIGHTS]
-    return sorted(run.glob(f"fold_*/{RUN_WEIGHTS}"))
+Found = tuple[Task | None, tuple[Path, ...], str | None, tuple[str, ...]]
 
 
-def _find(what: str | Path | None, weights: str | Path | None) -> tuple[Task | None, list[Path], str | None]:
-    """The task, if its name says it already; the weights files; and the hash they must have, if known."""
+def _find(what: str | Path | None, weights: str | Path | None) -> Found:
+    """The task, if its name says it already; the weights files; the hash they must have, if known; and what must be said."""
     if what is None and weights is None:
         raise UnknownName("neither a task nor a model was named", fix=_choices())
     name = str(what) if what is not None else None
     if name in TASKS:
         task = TASKS[name]
         if weights is not None:
-            return task, [_existing(weights)], None
-        return task, [_shipped(task)], task.weights.sha256 if task.weights else None
+            return task, (_existing(weights),), None, ()
+        return task, (_shipped(task),), task.weights.sha256 if task.weights else None, ()
     if name in CATALOG or name is None:
         if weights is None:
             using = sorted(task.name for task in TASKS.values() if task.model.name == name)
@@ -110,18 +110,19 @@ def _find(what: str | Path | None, weights: str | Path | None) -> tuple[Task | N
                 f"the model '{name}' has no weights of its own",
                 fix=f"give --weights FILE or a run folder, or name a task{' that uses it: ' + ', '.join(using) if using else ''}",
             )
-        return None, [_existing(weights)], None
-    return None, _in_place(Path(name), name, weights), None
+        return None, (_existing(weights),), None, ()
+    run = _in_place(Path(name), name, weights)
+    return None, run.weights, None, run.notes
 
 
-def _in_place(path: Path, name: str, weights: str | Path | None) -> list[Path]:
+def _in_place(path: Path, name: str, weights: str | Path | None) -> Run:
     """The weights that lie at `path`, a run folder or a file."""
     if weights is not None and path.exists():
         raise WeightsError("a run folder brings its own weights", file=path, fix="leave out --weights, or name a model")
     if path.is_file():
-        return [path]
+        return Run((path,))
     if path.is_dir():
-        if found := run_weights(path):
+        if (found := find_run(path)).weights:
             return found
         fix = "name a folder that `vesalius train` wrote"
         raise WeightsError(f"this folder holds no {RUN_WEIGHTS}, nor folds with one", file=path, fix=fix)

@@ -7,7 +7,7 @@ on past a case that cannot be done.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -19,7 +19,7 @@ from ..core.atomic import atomic
 from ..core.errors import ChannelError, GeometryError, InputError, OutputError
 from ..core.image import Image, Mask
 from ..io.files import Input, case_name, content_hash, find_inputs, read, read_mask, write
-from ..io.formats import format_of
+from ..io.formats import format_of, is_dicom
 from ..tasks.task import Task
 from ..transforms.clean import clean
 from ..transforms.spatial import prepare
@@ -109,7 +109,9 @@ class Case:
 
 @dataclass(frozen=True)
 class Summary:
-    """A finished run. `agreement` of bf16 with fp32 is measured on the first case that went through the network."""
+    """A finished run. `agreement` of bf16 with fp32 is measured on the first case that went through the network; `notes` are
+    what must be said of all cases together.
+    """
 
     task: str
     cases: tuple[Case, ...]
@@ -119,6 +121,7 @@ class Summary:
     weights_hash: str
     agreement: Agreement | None = None
     report: Path | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def failed(self) -> tuple[Case, ...]:
@@ -150,6 +153,7 @@ def segment(
     predictor = load(options.task or options.model, weights=options.weights, device=options.device, precision=options.precision)
     inputs = inputs_of(input, options, predictor.task)
     outputs = Outputs.of(out, inputs, options.format)
+    outputs.require_use(inputs)
     known = outputs.folder.exists()
     outputs.prepare()
     run = _Run(predictor, options, outputs, len(inputs), progress)
@@ -165,6 +169,7 @@ def segment(
                 raise
             cases.append(Case(case_name(path), "failed", error=_in_words(error)))
     summary = run.summary(cases)
+    summary = replace(summary, notes=(*said_of(input, inputs), *summary.notes))
     return replace(summary, report=write_report(summary, outputs)) if options.report else summary
 
 
@@ -215,6 +220,16 @@ def inputs_of(input: str | Path, options: SegmentOptions, task: Task) -> list[In
         format_of(Path(input))  # a place that is not there is told at once
         return [Path(input)]
     return find_inputs(input, channels=len(task.channels))
+
+
+def said_of(input: str | Path, inputs: Sequence[Input]) -> tuple[str, ...]:
+    """That DICOM files of a folder were taken as pictures, each a case, which a reader of series may not expect."""
+    if not Path(input).is_dir():
+        return ()
+    found = [path for path in inputs if isinstance(path, Path) and path.is_file() and is_dicom(path)]
+    one, many = "a DICOM file is a picture, such as an X-ray,", f"{len(found)} DICOM files are pictures, such as X-rays,"
+    told = one if len(found) == 1 else many
+    return (f"{told} and no slices of a series: each is a case of its own, named as its file is",) if found else ()
 
 
 def fit_dims(image: Image, task: Task) -> Image:
@@ -299,7 +314,7 @@ class _Run:
         predictor = self.predictor
         return Summary(
             predictor.task.name, tuple(cases), time.monotonic() - self.began, predictor.arithmetic, predictor.device.type,
-            predictor.weights_hash, self.agreement,
+            predictor.weights_hash, self.agreement, notes=predictor.notes,
         )  # fmt: skip
 
     def _fingerprint(self, path: Input) -> str:

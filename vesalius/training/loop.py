@@ -16,7 +16,8 @@ from ..core.errors import DatasetError, InputError, OutputError, unknown_name
 from ..io.datasets import open_dataset
 from ..models.catalog import build, entry
 from ..models.pretrained import read_weights
-from ..pipeline.predictor import RUN_WEIGHTS, choose_device
+from ..pipeline.predictor import choose_device
+from ..pipeline.runs import RUN_WEIGHTS
 from ..tasks.catalog import TASKS
 from ..tasks.task import Task
 from .appearance import shares

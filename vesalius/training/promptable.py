@@ -22,8 +22,9 @@ from ..core.errors import DatasetError, InputError, OutputError, UnreadableFile
 from ..models.catalog import CATALOG, entry, make_config, plain
 from ..pipeline.glancer import VIEWS_KEY, GlanceOptions, GlancePrompter
 from ..pipeline.looks import Asked
-from ..pipeline.predictor import RUN_WEIGHTS, choose_device
+from ..pipeline.predictor import choose_device
 from ..pipeline.prompter import PERCENTILES
+from ..pipeline.runs import RUN_WEIGHTS
 from ..pipeline.solids import CUBES_KEY, CubeOptions
 from ..tasks.task import ModelSpec
 from . import solids

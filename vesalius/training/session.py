@@ -20,7 +20,7 @@ import numpy as np
 from torch import Tensor
 
 from ..models.weights import load_into, load_state, save
-from ..pipeline.predictor import RUN_WEIGHTS
+from ..pipeline.runs import RUN_WEIGHTS
 from .checkpoint import CHECKPOINT, save_checkpoint
 from .journal import Bar, Journal
 from .plan import Plan

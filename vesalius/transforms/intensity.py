@@ -6,9 +6,10 @@ and fluorescence, whose exposure and bit depth (12 of 16 bits, say) differ from 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -102,7 +103,10 @@ class Window:
 
 @dataclass(frozen=True)
 class Scale:
-    """x / `divide`, for 8-bit pictures. InputError for a brighter voxel, and for fractions of 1: pictures of another depth."""
+    """x / `divide`, for pictures stored in as many bits as `divide` needs: 8 for 255, 16 for 4095.
+
+    InputError for a brighter voxel, for fractions, and for pictures stored in other bits, however dark they are.
+    """
 
     kind: Literal["scale"] = "scale"
     divide: float = 255.0
@@ -112,22 +116,32 @@ class Scale:
             raise InputError(f"cannot divide by {self.divide}")
 
     def apply(self, image: Image) -> Image:
-        top = float(image.array.max())
-        if top > self.divide:
+        if problem := self._problem(image):
+            bits = 8 * self._depth.itemsize
             raise InputError(
-                f"intensities reach {top:g}, but the step 'scale' divides by {self.divide:g}",
+                f"{problem}, but the step 'scale' divides by {self.divide:g}, for pictures of {bits} bits",
                 file=image.source.path if image.source else None,
-                fix="convert the picture to 8 bits, or train with the step 'percentile'",
-            )
-        if image.array.dtype.kind == "f" and 0 < top <= 1 < self.divide:
-            raise InputError(
-                f"intensities are fractions up to {top:g}, but the step 'scale' divides by {self.divide:g}",
-                file=image.source.path if image.source else None,
-                fix="save the picture in 8 bits",
+                fix=f"save the picture in {bits} bits, or train with the step 'percentile'",
             )
         out = np.empty(image.array.shape, np.float32)
         np.divide(image.array, np.float32(self.divide), out=out, casting="same_kind")
         return image.with_array(out)
+
+    @property
+    def _depth(self) -> np.dtype[Any]:
+        """The smallest type that holds `divide`."""
+        return np.min_scalar_type(math.ceil(self.divide))
+
+    def _problem(self, image: Image) -> str | None:
+        """Why these intensities are not those that `divide` was meant for, or None."""
+        stored, top = np.dtype(image.stored), float(image.array.max())
+        if top > self.divide:
+            return f"intensities reach {top:g}"
+        if stored.kind == "f" and 0 < top <= 1 < self.divide:
+            return f"intensities are fractions up to {top:g}"
+        if stored != self._depth and (self.divide <= 255 or stored.kind not in "ui" or stored.itemsize != self._depth.itemsize):
+            return f"voxels are stored as {stored}, the brightest {top:g}"
+        return None
 
 
 def blocks(channel: np.ndarray) -> Iterator[np.ndarray]:

@@ -1,5 +1,8 @@
 """PNG, JPEG and TIFF: every depth and colour as stored, what was changed is said, what is damaged is refused."""
 
+import struct
+import zlib
+
 import numpy as np
 import pytest
 import tifffile
@@ -25,6 +28,22 @@ def png(path, array):
     import imagecodecs
 
     path.write_bytes(imagecodecs.png_encode(array))
+    return path
+
+
+def png_of_few_bits(path, array, bits, palette=None, clear=None):
+    """A grey (or palette) PNG of 1, 2, 4 or 8 bits, which no library at hand writes; `clear` is its tRNS chunk."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    shifts = np.arange(bits)[::-1]
+    rows = [b"\0" + np.packbits((row[:, None] >> shifts) & 1).tobytes() for row in array]
+    head = struct.pack(">IIBBBBB", array.shape[1], array.shape[0], bits, 0 if palette is None else 3, 0, 0, 0)
+    colours = b"" if palette is None else chunk(b"PLTE", palette)
+    colours += b"" if clear is None else chunk(b"tRNS", clear)
+    body = chunk(b"IDAT", zlib.compress(b"".join(rows))) + chunk(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + colours + body)
     return path
 
 
@@ -278,6 +297,37 @@ def test_a_mask_in_colour_holds_labels_only_if_its_channels_agree(tmp_path):
     Pillow.fromarray(GREY8).save(tmp_path / "a.jpg")
     with pytest.raises(LabelError, match="JPEG"):
         read_mask(tmp_path / "a.jpg")
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+@pytest.mark.parametrize("clear", [None, b"\0\0"], ids=["opaque", "black is clear"])
+def test_a_grey_mask_of_few_bits_gives_the_stored_values(tmp_path, bits, clear):
+    array = RNG.integers(0, 2**bits, (6, 7), dtype=np.uint8)
+    array[0, :2] = 0, 2**bits - 1
+    np.testing.assert_array_equal(read_mask(png_of_few_bits(tmp_path / "a.png", array, bits, clear=clear)).array[0], array)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_a_palette_mask_of_few_bits_gives_its_indices(tmp_path, bits):
+    array = RNG.integers(0, 2**bits, (6, 7), dtype=np.uint8)
+    palette = bytes(range(256))[::-1][: 3 * 2**bits] * (1 if bits < 8 else 3)  # colours that are no indices
+    path = png_of_few_bits(tmp_path / "a.png", array, bits, palette=palette, clear=b"\0")
+    np.testing.assert_array_equal(read_mask(path).array[0], array)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+@pytest.mark.parametrize("kind", ["png", "minisblack", "miniswhite"])
+def test_a_picture_of_few_bits_is_spread_over_8_and_a_mask_of_few_bits_is_not(tmp_path, bits, kind):
+    array = RNG.integers(0, 2**bits, (6, 8), dtype=np.uint8)
+    if kind == "png":
+        path = png_of_few_bits(tmp_path / "a.png", array, bits)
+    else:
+        path = tmp_path / "a.tif"
+        tifffile.imwrite(path, array.astype(bool) if bits == 1 else array, bitspersample=bits, photometric=kind)
+    top = 2**bits - 1
+    expected = (top - array if kind == "miniswhite" else array) * np.uint8(255 // top)
+    np.testing.assert_array_equal(read(path).array[0, 0], expected)
+    np.testing.assert_array_equal(read_mask(path).array[0], array)
 
 
 def test_fractions_and_negative_values_are_no_labels_but_whole_floats_are(tmp_path):

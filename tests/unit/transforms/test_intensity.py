@@ -6,6 +6,7 @@ import pytest
 from vesalius.core.errors import InputError
 from vesalius.core.image import Grid, Image
 from vesalius.transforms.intensity import Percentile, Scale, Window, ZScore, mean_and_sd, percentiles
+from vesalius.transforms.spatial import Resample, prepare
 
 
 def image_of(array):
@@ -81,7 +82,30 @@ def test_scale_refuses_a_picture_of_another_depth():
 def test_scale_refuses_fractions_of_one():
     with pytest.raises(InputError, match=r"fractions up to 0\.9.*Save the picture in 8 bits"):
         Scale().apply(image_of(np.full((1, 1, 2, 2), 0.9, np.float32)))
-    assert Scale().apply(image_of(np.zeros((1, 1, 2, 2), np.float32))).array.max() == 0
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int16, np.int8, np.int32, np.float32])
+def test_scale_goes_by_the_stored_type_and_not_by_the_brightest_voxel(dtype):
+    with pytest.raises(InputError, match=rf"stored as {np.dtype(dtype)}, the brightest 90, .* 8 bits"):
+        Scale().apply(image_of(np.full((1, 1, 2, 2), 90, dtype)))
+
+
+def test_what_was_resampled_on_the_way_is_still_of_the_depth_it_was_stored_in():
+    affine = np.eye(4)[:, [2, 1, 0, 3]]
+    for dtype, fits in ((np.uint8, True), (np.uint16, False)):
+        image = Image(np.full((1, 1, 8, 8), 90, dtype), Grid((1, 8, 8), affine, 2))
+        if fits:
+            small, _ = prepare(image, [Resample(spacing_mm=(1.0, 2.0, 2.0)), Scale()])
+            assert small.array.shape == (1, 1, 4, 4) and small.array.max() == pytest.approx(90 / 255)
+        else:
+            with pytest.raises(InputError, match="stored as uint16"):
+                prepare(image, [Resample(spacing_mm=(1.0, 2.0, 2.0)), Scale()])
+
+
+def test_a_scale_of_16_bits_refuses_a_picture_of_8():
+    assert Scale(divide=4095).apply(image_of(np.full((1, 1, 2, 2), 4095, np.uint16))).array.max() == 1
+    with pytest.raises(InputError, match=r"stored as uint8.*16 bits"):
+        Scale(divide=4095).apply(image_of(np.full((1, 1, 2, 2), 90, np.uint8)))
 
 
 def test_steps_that_make_no_sense_are_refused_when_made():
