@@ -3,7 +3,7 @@
 import pytest
 import torch
 from measuring import alternating, times
-from official_sam import official_encode, official_everything
+from official_sam import official_decode, official_encode, official_everything
 from sam import Scripted, our_everything, prompter, same, scene
 
 from vesalius.models.contract import Prompts
@@ -23,6 +23,18 @@ def test_the_official_arrangement_of_the_encoder_gives_our_features() -> None:
         torch.nn.init.normal_(parameter, std=0.2)
     image = torch.randn(1, 3, 112, 112)
     torch.testing.assert_close(official_encode(encoder, image), encoder(image), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("multimask", [False, True])
+def test_the_official_arrangement_of_the_decoder_gives_our_masks(small: Scripted, multimask: bool) -> None:
+    torch.manual_seed(0)
+    sam, features = small.sam, torch.randn(1, 256, 8, 6)  # a grid that is not square
+    prompts = Prompts(points=torch.rand(3, 2, 2) * 96, labels=torch.tensor([[1, 0], [1, 1], [1, -1]]))
+    with torch.inference_mode():
+        official, ours = official_decode(sam, features, prompts, multimask), sam.decode(features, prompts, multimask)
+    assert ours.logits.std() > 0.01
+    torch.testing.assert_close(official.logits, ours.logits, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(official.iou, ours.iou, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("bf16", [False, True], ids=["fp32", "bf16"])

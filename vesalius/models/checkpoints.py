@@ -121,7 +121,7 @@ CHECKPOINTS: dict[str, Checkpoint] = {
         "MedSAM: ViT-B fine-tuned with boxes on 1.5 million medical images",
         frame=Frame(aspect="stretch", intensity="min_max", decide="probabilities"),
         learned=("boxes",),  # one a slice; its training has no clicks and no earlier masks,
-        rates=False,  # and its loss leaves the IoU head out: MedSAM's train_one_gpu.py
+        rates=False,  # and its loss leaves the IoU head out: train_one_gpu.py of MedSAM's ViT-B (LiteMedSAM's does train it)
     ),
     "sam_hq_vit_b": Checkpoint("sam", PRESETS["hq_vit_b"], HQ_REPO, ("sam_hq_vit_b.pth",), HQ_HOME, "Apache-2.0", HQ_ABOUT + "B"),
     "sam_hq_vit_l": Checkpoint("sam", PRESETS["hq_vit_l"], HQ_REPO, ("sam_hq_vit_l.pth",), HQ_HOME, "Apache-2.0", HQ_ABOUT + "L"),

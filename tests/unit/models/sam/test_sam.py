@@ -8,9 +8,9 @@ import torch
 
 from vesalius.models.contract import Prompts
 from vesalius.models.sam import image_encoder
-from vesalius.models.sam.image_encoder import RelativeAttention, attend_folded, attend_in_parts, offsets
+from vesalius.models.sam.image_encoder import RelativeAttention, ViTConfig, attend_folded, attend_in_parts, offsets
 from vesalius.models.sam.prompt_encoder import PromptEncoder
-from vesalius.models.sam.sam import PRESETS, SAM
+from vesalius.models.sam.sam import PRESETS, SAM, SAMConfig
 from vesalius.models.sam.tiny_encoder import distances
 
 
@@ -127,3 +127,21 @@ def test_codes_of_the_grid_are_kept_and_follow_the_weights() -> None:
     encoder.gaussian.add_(1)
     assert not torch.equal(encoder.positions((4, 5)), first)
     assert encoder.positions((3, 3)).shape == (1, 9, 8)
+
+
+@pytest.mark.parametrize("multimask", [False, True])
+def test_prompts_that_predict_too_little_are_not_drawn_and_the_others_are_as_ever(multimask: bool) -> None:
+    torch.manual_seed(0)
+    sam = SAM(SAMConfig(ViTConfig(64, 16, 24, 2, 2, (1,), 2))).eval()
+    prompts = Prompts(points=torch.rand(6, 1, 2) * 64, labels=torch.ones(6, 1, dtype=torch.int64))
+    with torch.inference_mode():
+        features = sam.embed(torch.randn(1, 3, 64, 64))
+        whole = sam.decode(features, prompts, multimask)
+        best = whole.iou.amax(1)
+        least = float(best.sort().values[2])  # three reach no more than this, and "better than" leaves out the one that equals it
+        some = sam.decode(features, prompts, multimask, least_iou=least)
+    worth = best > least
+    assert worth.sum() == 3
+    torch.testing.assert_close(some.iou, whole.iou, rtol=0, atol=0)
+    torch.testing.assert_close(some.logits[worth], whole.logits[worth], rtol=0, atol=0)
+    assert torch.isneginf(some.logits[~worth]).all() and torch.isfinite(some.logits[worth]).all()
