@@ -175,8 +175,7 @@ def sides_of(case: Case, small: bool, only: str | None = None) -> dict[str, Side
     found: dict[str, Side] = {}
     if only != "nearest fp32":
         net: Any = build(case.model, {**values, **({} if "classes" in values else {"classes": case.classes})})
-        with torch.inference_mode():
-            target = torch.zeros(1, *net.output_size(size), dtype=torch.int64)
+        target = torch.zeros(1, *net.output_size(size), dtype=torch.int64)
         ours = net.to(memory_format=layout), image.contiguous(memory_format=layout), target
         found = {"ours fp32": Side(*ours, bf16=False), "ours bf16": Side(*ours, bf16=True)}
     if case.nearest and not (small and case.model == "swin_unet") and only in (None, "nearest fp32"):

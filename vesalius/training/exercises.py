@@ -1,6 +1,7 @@
 """Exercises of a promptable model: a view with an object, and what is first said about it. Exercise n depends on (seed, n) alone.
 
-    {'image' (3, S, S) normalised, 'target' (1, S/2, S/2) share of the object, 'box' (4,), 'earlier' (1, S/2, S/2) logits, 'kind'}
+    {'image' (3, S, S) normalised, 'target' (1, S/2, S/2) share of the object, 'box' (4,), 'earlier' (1, S/2, S/2) logits, 'kind',
+     'half' whether the view is to be shown at half the size}
 
 The view is taken as in use (pipeline/glances.py), shifted and, but for some, turned and recoloured. `earlier` is a mask that
 knows less: that of the next slice of the volume, or the object's own, moved and swollen.
@@ -24,6 +25,8 @@ from .scenes import patch, shape
 
 BOX, CLICK, MASK, BOX_AND_MASK = range(4)  # what is said first
 LEAST_CELLS = 24  # of the view's pixels that an object must cover
+HALVED = 64  # side of the smallest views that are shown at half the size
+Found = tuple[Tensor, Tensor, Tensor, Tensor | None, float]  # view, what of it is picture, target, earlier mask; its side, px
 
 
 class Exercises(Dataset):
@@ -58,12 +61,12 @@ class Exercises(Dataset):
         p = self.prompting
         return int(rng.choice(4, p=[1 - p.click - p.mask - p.box_and_mask, p.click, p.mask, p.box_and_mask]))
 
-    def _made(self, how: str | None, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor | None] | None:
+    def _made(self, how: str | None, rng: np.random.Generator) -> Found | None:
         """View, what of it is picture, target (S, S); nothing earlier."""
         size = self.prompting.size
         if how == "shapes":
             view, mask = shape(size, rng)
-            return torch.from_numpy(view), torch.ones(1, size, size, dtype=torch.bool), torch.from_numpy(mask), None
+            return torch.from_numpy(view), torch.ones(1, size, size, dtype=torch.bool), torch.from_numpy(mask), None, size
         if not self.pictures:
             return None
         picture = self.pictures[rng.integers(len(self.pictures))]
@@ -72,9 +75,9 @@ class Exercises(Dataset):
         middle = [rng.uniform(side / 2, max(side / 2, n - side / 2)) for n in picture.mips.size[::-1]]
         views, inside = take(picture.mips, [(*middle, side)], size)
         found = patch(views[0].numpy(), rng)
-        return None if found is None else (views[0], inside[0], torch.from_numpy(found), None)
+        return None if found is None else (views[0], inside[0], torch.from_numpy(found), None, side)
 
-    def _real(self, name: str, kind: int, stored: bool, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    def _real(self, name: str, kind: int, stored: bool, rng: np.random.Generator) -> Found:
         picture = self.pictures[self.of[name][rng.choice(len(self.of[name]), p=self.weights[name])]]
         thing = picture.things[rng.integers(len(picture.things))]
         glance = self._glance(picture, thing, kind, rng)
@@ -84,7 +87,7 @@ class Exercises(Dataset):
         earlier = None
         if kind in (MASK, BOX_AND_MASK) and picture.beside is not None and rng.random() < 0.7:
             earlier = self._shown(picture.beside, picture, thing, glance, turn)
-        return views[0], inside[0], target, earlier
+        return views[0], inside[0], target, earlier, glance[2]
 
     def _shown(
         self, labels: np.ndarray | None, picture: Picture, thing: Thing, glance: tuple[float, ...], turn: np.ndarray
@@ -121,6 +124,7 @@ class Exercises(Dataset):
         inside: Tensor,
         target: Tensor,
         earlier: Tensor | None,
+        side: float,
         kind: int,
         stored: bool,
         rng: np.random.Generator,
@@ -133,13 +137,16 @@ class Exercises(Dataset):
             kind, earlier = CLICK if kind == CLICK else BOX, torch.full_like(target, 0.5)
         rows, columns = ((target > 0.5).any(axis).nonzero()[:, 0] for axis in (1, 0))
         box = torch.tensor([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], dtype=torch.float32)
-        small = F.avg_pool2d(torch.stack([target, earlier])[:, None].float(), MASK_STRIDE)
+        small = kind != CLICK and side <= self.prompting.size / 2
+        half = self.prompting.size >= HALVED and (small or rng.random() < self.prompting.half_p)
+        masks = F.avg_pool2d(torch.stack([target, earlier])[:, None].float(), MASK_STRIDE)
         return {
             "image": image.float(),
-            "target": small[0],
+            "target": masks[0],
             "box": box,
-            "earlier": (2 * small[1] - 1) * BELIEF,  # 0 where nothing is known
+            "earlier": (2 * masks[1] - 1) * BELIEF,  # 0 where nothing is known
             "kind": torch.tensor(kind),
+            "half": torch.tensor(half),
         }
 
 

@@ -45,20 +45,19 @@ class Said:
         self.points, self.labels = torch.cat([self.points, points[:, None]], 1), torch.cat([self.labels, labels[:, None]], 1)
 
 
-def teach(
-    model: nn.Module,
-    batch: dict[str, Tensor],
-    computing: Callable[[], AbstractContextManager],
-    rounds: int = 3,
-    half_p: float = 0.0,
-) -> Tensor:
-    """The mean loss over 1 to `rounds` answers to a batch of exercises, which is shown at half the size with `half_p`.
+def teach(model: nn.Module, batch: dict[str, Tensor], computing: Callable[[], AbstractContextManager], rounds: int = 3) -> Tensor:
+    """The mean loss over 1 to `rounds` answers to a batch of exercises, those with `half` shown at half the size."""
+    count, half = 1 + int(torch.randint(rounds, ())), batch["half"]
+    parts = [(index, shown) for index, shown in ((~half, dict), (half, halved)) if index.any()]
+    losses = [index.sum() * taught(model, shown(of(batch, index)), computing, count) for index, shown in parts]
+    return torch.stack(losses).sum() / len(half)
+
+
+def taught(model: nn.Module, batch: dict[str, Tensor], computing: Callable[[], AbstractContextManager], count: int) -> Tensor:
+    """The mean loss over `count` answers to exercises of one size.
 
     Attention is spelled out: backwards, the fused kernel takes twice as long on the CPU where tokens are few.
     """
-    count = 1 + int(torch.randint(rounds, ()))
-    if half_p and float(torch.rand(())) < half_p:
-        batch = halved(batch)
     target, kind = batch["target"], batch["kind"]
     with computing(), sdpa_kernel(SDPBackend.MATH):
         features = model.encode(batch["image"].contiguous(memory_format=torch.channels_last))
@@ -71,6 +70,11 @@ def teach(
         if turn + 1 < count:
             lone = say_more(said, answers, target, lone)
     return total / count
+
+
+def of(batch: dict[str, Tensor], index: Tensor) -> dict[str, Tensor]:
+    """Some of the exercises: those where `index` (B,) is true."""
+    return {name: values[index] for name, values in batch.items()}
 
 
 def halved(batch: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -313,7 +313,7 @@ class Lesson:
 LESSONS = {
     "interactive": Lesson(
         2, "pictures", VIEWS_KEY, GlanceOptions(), hang, lambda picture: len(picture.things), Exercises,
-        lambda prompting: partial(teach, rounds=prompting.rounds, half_p=prompting.half_p), lambda found: Sitting.of(found, HELD),
+        lambda prompting: partial(teach, rounds=prompting.rounds), lambda found: Sitting.of(found, HELD),
     ),
     "solid": Lesson(
         3, "volumes", CUBES_KEY, CubeOptions(), raise_bodies, lambda body: len(body.parts), solids.SolidExercises,

@@ -46,7 +46,7 @@ class Prompting(Record):
     wide_p: float = Field(0.12, ge=0, le=1)
     as_stored: float = Field(0.4, ge=0, le=1)  # of the views; the others are turned and retoned
     turn_p: float = Field(0.35, ge=0, le=1)
-    half_p: float = Field(0.45, ge=0, le=1)  # batches shown at half the size: a quarter of the time; small objects need no more
+    half_p: float = Field(0.15, ge=0, le=1)  # views shown at half the size, a quarter of the time, beside those that are in use
     rounds: PositiveInt = 3  # answers a sample, at most; each after the first builds on the one before
     least_area_px: PositiveInt = 16
 

@@ -16,7 +16,7 @@ from vesalius.pipeline.session import Session
 from vesalius.training import exercises as training_exercises
 from vesalius.training.exercises import BOX, CLICK, Exercises, distorted, turned
 from vesalius.training.gallery import hang, open_sources
-from vesalius.training.interactive import first_said, halved, jittered, loss, real_iou, say_more, spot
+from vesalius.training.interactive import first_said, halved, jittered, loss, real_iou, say_more, spot, teach
 from vesalius.training.loop import train
 from vesalius.training.promptable import Sitting, dice, ellipse, inner_point
 from vesalius.training.prompting import Prompting, Source
@@ -137,7 +137,7 @@ def test_what_the_demo_shows_is_left_out_of_the_recipe():
 def test_drawn_shapes_alone_need_no_data_set_where_the_recipe_says_so(tmp_path):
     sources = {"shapes": Source(made="shapes"), "cells": Source(share=0)}
     assert open_sources(tmp_path, Recipe(sources=sources), lambda line: None) == []
-    assert set(Exercises([], sources, Prompting(size=64), seed=0)[3]) == {"image", "target", "box", "earlier", "kind"}
+    assert set(Exercises([], sources, Prompting(size=64), seed=0)[3]) == {"image", "target", "box", "earlier", "kind", "half"}
 
 
 def exercises(root: Path, **changes) -> Exercises:
@@ -166,7 +166,7 @@ def test_the_box_of_an_exercise_is_that_of_its_object_and_a_click_lies_on_it(roo
 def test_the_target_lies_on_its_object_however_the_view_is_turned(root):
     drawn = exercises(root, turn_p=0.5)
     for seed in range(30):
-        view, _, target, _ = drawn._real("classes", BOX, seed % 2 == 0, np.random.default_rng(seed))
+        view, _, target, _, _ = drawn._real("classes", BOX, seed % 2 == 0, np.random.default_rng(seed))
         inside = target > 0.5
         core = view[0][inside]
         like = (view[0] - core.median()).abs() < 25  # objects are 50 grey levels from what is around them, noise is 8
@@ -215,7 +215,7 @@ def batch(kinds=(BOX, CLICK)) -> dict[str, torch.Tensor]:
     target[0, 0, 2:9, 3:12], target[1, 0, 8:14, 1:7] = 1, 1
     return {
         "image": torch.randn(2, 3, 32, 32), "target": target, "kind": torch.tensor(kinds), "earlier": torch.zeros(2, 1, 16, 16),
-        "box": torch.tensor([[6.0, 4, 24, 18], [2, 16, 14, 28]]),
+        "box": torch.tensor([[6.0, 4, 24, 18], [2, 16, 14, 28]]), "half": torch.tensor([False, False]),
     }  # fmt: skip
 
 
@@ -253,6 +253,32 @@ def test_exercises_of_half_the_size_mean_the_same():
     assert torch.allclose(half["image"].std((1, 2, 3)), given["image"].std((1, 2, 3)), rtol=1e-3)
     assert torch.allclose(half["target"].mean((1, 2, 3)), given["target"].mean((1, 2, 3)))
     assert half["box"].tolist() == [[3, 2, 12, 9], [1, 8, 7, 14]]
+
+
+def test_small_objects_are_shown_at_half_the_size_as_in_use(root):
+    recipe = override(RECIPES["vesalius_mini"], {"sources": {"shapes": {"share": 0}, "superpixels": {"share": 0}}})
+    pictures = [each for opened in open_sources(root, recipe, print) for case in opened.cases for each in hang(opened, case, 12)]
+    for click, size, expected in ((0, 256, True), (1, 256, False), (0, 32, False)):
+        prompting = Prompting(size=size, click=click, mask=0, box_and_mask=0, wide_p=0, half_p=0)
+        samples = Exercises(pictures, {}, prompting, seed=0)
+        assert {bool(samples[i]["half"]) for i in range(12)} == {expected}, (click, size)
+
+
+def test_exercises_of_both_sizes_are_taught_together(monkeypatch):
+    seen = []
+
+    def taught(model, batch, computing, count):
+        seen.append((tuple(batch["image"].shape), count))
+        return batch["kind"].float().mean()
+
+    monkeypatch.setattr("vesalius.training.interactive.taught", taught)
+    given = {name: torch.cat([values, values, values]) for name, values in batch((4, 1)).items()}
+    given["half"] = torch.tensor([True, False] * 3)
+    assert teach(None, given, None, rounds=1) == 2.5  # 3 of 4 and 3 of 1
+    assert seen == [((3, 3, 32, 32), 1), ((3, 3, 16, 16), 1)]
+    seen.clear()
+    assert teach(None, given | {"half": torch.tensor([False, False, False, True, False, False])}, None, rounds=1) == 2.5
+    assert [shape[0] for shape, _ in seen] == [5, 1]
 
 
 def test_a_click_is_aimed_at_the_middle_half_of_the_time():
