@@ -15,7 +15,7 @@ from math import isqrt
 import torch
 from torch import Tensor, nn
 
-from .blocks import resize_positions
+from .blocks import entries, resize_positions
 
 CLASS_PAIRS = 3  # class token to patch, patch to class token, class token to itself
 
@@ -63,4 +63,4 @@ class RelativePositions(nn.Module):
 
     def forward(self, grid: tuple[int, int], pairs: Tensor) -> Tensor:
         """`pairs` (B or 1, N, M) of `pairs_of` -> (B or 1, heads, N, M)."""
-        return resized(self.table, self.reach, grid)[pairs].permute(0, 3, 1, 2)
+        return entries(resized(self.table, self.reach, grid), pairs).transpose(0, 1)

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.errors import InputError
-from .blocks import MLP, DropPath, PatchEmbed, SelfAttention, in_colours, unwindows, windows
+from .blocks import MLP, DropPath, PatchEmbed, SelfAttention, entries, in_colours, unwindows, windows
 from .contract import Outputs
 from .naming import Convert, renamed
 from .needs import Needs
@@ -111,7 +111,7 @@ class WindowAttention(nn.Module):
         self.register_buffer("offsets", offsets(window), persistent=False)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        bias = self.table[self.offsets].permute(2, 0, 1)[None]  # (1, heads, N, N)
+        bias = entries(self.table, self.offsets)[None]  # (1, heads, N, N)
         if mask is not None:
             bias = (bias + mask).repeat(len(x) // len(mask), 1, 1, 1)  # (B n, heads, N, N)
         return self.attention(x, bias)
@@ -163,8 +163,11 @@ class Expand(nn.Module):
         self.linear, self.norm = nn.Linear(width, factor * factor * outputs, bias=False), nn.LayerNorm(outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.linear(x).unflatten(3, (self.factor, self.factor, -1))  # (B, H, W, row, column, D')
-        return self.norm(x.transpose(2, 3).flatten(3, 4).flatten(1, 2))
+        return self.squares(x).transpose(2, 3).flatten(3, 4).flatten(1, 2)
+
+    def squares(self, x: Tensor) -> Tensor:
+        """(B, H, W, row, column, D'): the tokens, normalised, not yet in place."""
+        return self.norm(self.linear(x).unflatten(3, (self.factor, self.factor, -1)))
 
 
 class SwinUnet(nn.Module, TakesMultiples):
@@ -215,8 +218,9 @@ class SwinUnet(nn.Module, TakesMultiples):
         image = in_colours(image, self.in_channels)
         self.sizes.check_image(image, self.in_channels)
         bottom, skips = self.encode(image)
-        x = self.up(self.up_norm(self.decode(bottom, skips)))
-        return Outputs(self.head(x.movedim(-1, 1)))
+        x = self.up.squares(self.up_norm(self.decode(bottom, skips)))
+        scores = self.head(x.flatten(2, 4).movedim(-1, 1)).unflatten(3, (-1, self.up.factor, self.up.factor))
+        return Outputs(scores.transpose(3, 4).flatten(4, 5).flatten(2, 3))  # few classes are put in place, not many channels
 
     def encode(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The bottom (B, H, W, D) and what entered each stage, the finest first."""

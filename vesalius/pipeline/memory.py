@@ -1,4 +1,4 @@
-"""What a network will hold at once: counted on a small tile, since the maps of a network grow with its tile.
+"""What a network will hold at once: counted on a small tile, since the maps of a network grow with its tile. And what is kept.
 
 Whatever enters or leaves a module is counted from its birth to its end; what a layer needs inside, and what the convolution
 library reorders, comes on top. (PyTorch's meta device would count a full tile, but takes a second to import.)
@@ -6,11 +6,15 @@ library reorders, comes on top. (PyTorch's meta device would count a full tile, 
 
 from __future__ import annotations
 
+import ctypes
 import math
+import os
+import sys
 import weakref
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -23,6 +27,8 @@ from ..core.image import Image
 from ..transforms.restore import Restore
 
 WORKSPACE = 1.25  # oneDNN's own copies, on top of live tensors; benchmarks/inference.py measures it
+TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # numbers of glibc's mallopt(3)
+KEPT, MAP = 512 << 20, 64 << 20  # bytes: freed memory kept at most; a feature map of a large tile, the largest block kept
 
 
 class _LiveBytes:
@@ -90,6 +96,19 @@ def _probe(model: nn.Module, patch: tuple[int, ...]) -> tuple[int, ...]:
     wanted = tuple(max(2 * step, least) for step, least in zip(model.divisor, model.smallest, strict=True))  # type: ignore[arg-type]
     small: tuple[int, ...] = model.nearest_size(wanted)  # type: ignore[assignment]
     return small if math.prod(small) < math.prod(patch) else patch
+
+
+@cache
+def keep_freed_memory() -> bool:
+    """Have the C library keep freed blocks for the next tile, and say whether it does.
+
+    glibc gives every freed feature map back to the system and has it zeroed again for the next: a sixth of a 3D network's time.
+    Only blocks larger than MAP go back at once, and what is beyond KEPT. A user's own settings are left alone.
+    """
+    if not sys.platform.startswith("linux") or any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ):
+        return False
+    choose = getattr(ctypes.CDLL(None), "mallopt", None)
+    return choose is not None and all([choose(MMAP_THRESHOLD, MAP), choose(TRIM_THRESHOLD, KEPT)])
 
 
 def readable(size: float) -> str:

@@ -31,7 +31,7 @@ from torch import nn
 
 from ..core.errors import InputError, ShapeError, UnknownName
 from ..transforms.tiles import gaussian, starts
-from .memory import activation_bytes, readable
+from .memory import activation_bytes, keep_freed_memory, readable
 
 Precision = Literal["auto", "fp32", "bf16"]
 Slab = tuple[int, np.ndarray]
@@ -220,6 +220,8 @@ def _mirrorings(flips: Sequence[int]) -> list[tuple[int, ...]]:
 @torch.inference_mode()
 def _walk(models: Sequence[nn.Module], array: np.ndarray, plan: TilePlan, mirrorings: list, progress: Any) -> Iterator[Slab]:
     device = device_of(models[0])
+    if device.type == "cpu":
+        keep_freed_memory()
     curves = [_curves(n, p, s) for n, p, s in zip(plan.padded, plan.gives, plan.starts, strict=True)]
     planes = _Planes(plan, array.shape[1:], device)
     batches, done = _batches(plan.starts, plan.batch), 0

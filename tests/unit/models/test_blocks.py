@@ -16,6 +16,7 @@ from vesalius.models.blocks import (
     ShuffleUp,
     activation,
     crop_to,
+    entries,
     fold_norms,
     map_of,
     norm,
@@ -140,3 +141,11 @@ def test_batch_norms_become_part_of_the_convolutions_before() -> None:
     before = model(x)
     assert fold_norms(model) is model and not any(isinstance(part, nn.BatchNorm2d) for part in model.modules())
     assert torch.allclose(model(x), before, atol=1e-5)
+
+
+def test_entries_of_a_table_lie_as_attention_reads_them():
+    table, index = torch.randn(11, 3, requires_grad=True), torch.randint(11, (2, 5, 4))
+    found = entries(table, index)
+    assert torch.equal(found, table[index].permute(3, 0, 1, 2)) and found.is_contiguous()
+    found.sum().backward()
+    assert torch.equal(table.grad[:, 0], torch.bincount(index.flatten(), minlength=11).float())

@@ -1,5 +1,11 @@
 """What a network holds is counted, not guessed."""
 
+import ctypes
+import os
+import subprocess
+import sys
+
+import pytest
 import torch
 from torch import nn
 
@@ -60,3 +66,29 @@ def test_the_budget_keeps_back_what_image_and_way_home_need():
 def test_sizes_are_said_as_people_say_them():
     assert [readable(n) for n in (0, 999, 1_400_000_000)] == ["0 bytes", "999 bytes", "1.4 GB"]
     assert torch.get_default_dtype() == torch.float32
+
+
+FAULTS = """
+import resource, torch
+from vesalius.pipeline.memory import keep_freed_memory
+
+def faults():
+    began = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        torch.zeros(8 << 20, dtype=torch.uint8).add_(1)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - began
+
+print(faults(), keep_freed_memory(), faults(), faults())
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="the C library is not glibc")
+def test_freed_memory_is_kept_for_the_next_tile_unless_the_user_has_chosen_otherwise():
+    own = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_TUNABLES"))}
+
+    def told(env):
+        return subprocess.run([sys.executable, "-c", FAULTS], env=env, capture_output=True, text=True, check=True).stdout.split()
+
+    before, kept, _, after = told(own)
+    assert kept == "True" and int(after) < int(before) / 20  # a page is zeroed by the system when it is first touched
+    assert told(own | {"MALLOC_TRIM_THRESHOLD_": "100000"})[1] == "False"
