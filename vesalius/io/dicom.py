@@ -345,6 +345,8 @@ def _pixels(header: Any, frames: Sequence[Frame]) -> tuple[tuple[Frame, ...], np
         raise UnreadableFile(f"{len(slot)} of its frames are not there", file=next(iter(slot))[0], fix="copy it again")
     if at_once and rescales != {(1.0, 0.0)}:
         array = _rescaled(array, *(int(value) for value in next(iter(rescales))))
+    elif array.dtype == np.uint16 and all(frame.bits <= 8 for frame in frames) and array.max() <= 255:
+        array = array.astype(np.uint8)  # 8 bits in a container of 16: what the picture is, not how it is kept
     notes = ["MONOCHROME1: bright was stored as dark, values are inverted"] if invert else []
     doubles = _doubles(frames)
     if not doubles:

@@ -337,6 +337,15 @@ def test_a_modality_lut_of_8_bits_clips_below_its_first_value(tmp_path):
     assert image.units is None
 
 
+@pytest.mark.parametrize(("bits", "top", "dtype"), [(8, 255, np.uint8), (10, 255, np.uint16), (10, 256, np.uint16)])
+def test_8_bits_in_a_container_of_16_are_an_8_bit_picture(tmp_path, bits, top, dtype):
+    stored = np.array([[0, 17, top]], np.uint16)
+    one = Series("MR").slice(stored, BitsStored=bits, HighBit=bits - 1)
+    image = read(save(one, tmp_path / "one.dcm"))
+    np.testing.assert_array_equal(image.array[0, 0], stored)
+    assert image.array.dtype == image.stored == dtype
+
+
 @pytest.mark.parametrize("meta", [True, False])
 @pytest.mark.parametrize("implicit", [True, False])
 @pytest.mark.parametrize("name", ["{}.dcm", "{}"])
