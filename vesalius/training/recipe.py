@@ -66,7 +66,7 @@ class Slicewise(Record):
 class Recipe(Record):
     """Everything training decides that the data do not. None means: derived from the data, see plan.py."""
 
-    optimiser: Literal["adamw", "sgd"] = "adamw"
+    optimiser: Literal["adamw", "muon", "sgd"] = "adamw"  # muon: orthogonal steps for kernels and matrices, AdamW for the rest
     lr: float = Field(3e-3, gt=0)
     head_lr: float = Field(1.0, gt=0)  # times lr, for the head that the model's catalog entry names
     weight_decay: float = Field(1e-2, ge=0)

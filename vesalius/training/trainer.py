@@ -26,6 +26,7 @@ from ..models.contract import Outputs
 from ..models.pretrained import begin_with
 from ..pipeline.tiled import use_bf16
 from .losses import find_loss
+from .muon import Muon
 from .plan import Plan
 from .processes import join_norms
 from .recipe import Recipe
@@ -180,7 +181,7 @@ class Trainer:
 
 
 def make_optimiser(model: nn.Module, recipe: Recipe, head: tuple[str, ...] = ()) -> torch.optim.Optimizer:
-    """AdamW or SGD; norms and biases do not decay, and what begins with `head` learns at `head_lr` times the rate.
+    """AdamW, Muon or SGD; norms and biases do not decay, and what begins with `head` learns at `head_lr` times the rate.
 
     Raises InputError where the recipe gives the head a rate of its own and the model names none.
     """
@@ -198,4 +199,6 @@ def make_optimiser(model: nn.Module, recipe: Recipe, head: tuple[str, ...] = ())
             groups.append({"params": chosen, "weight_decay": decay, "factor": factor})
     if recipe.optimiser == "adamw":
         return torch.optim.AdamW(groups, lr=recipe.lr)
+    if recipe.optimiser == "muon":
+        return Muon(groups, lr=recipe.lr)
     return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov)
