@@ -1,11 +1,13 @@
 """Forward and training step of each segmenter at its paper's input size, beside independent implementations. Table, JSON.
 
-    python benchmarks/models.py [--small] [--models unet_3d,swin_unet] [--part models|backbones|where] [--rounds 3] [--out FILE]
+    python benchmarks/models.py [--small] [--models unet_3d] [--part models|backbones|engines|where] [--rounds 3] [--out FILE]
 
     models      ours in fp32 and bf16: forward, training step (forward, cross-entropy, backward), peak memory of both, each peak
                 in a process of its own; MONAI's nearest network beside it where there is one (nearest: not the same architecture)
     backbones   the same architecture and sizes as transformers': ViT, BEiT and Swin blocks, forward in fp32 (and ours in bf16).
                 Ours must not be slower
+    engines     forward of each by PyTorch and by OpenVINO (`segment --engine openvino`, an extra), in fp32 and bf16, how far the
+                scores are apart, the seconds of compiling, and peak memory once compiled
     where       where a forward pass of the 3D U-Net spends its time in bf16
 
 Fewer threads: OMP_NUM_THREADS=1. Where other work runs beside it, `cpu_seconds` and their ratios are what to trust.
@@ -15,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,8 +28,9 @@ from measuring import alternating, apart, machine, memory, reset_peak, show, tim
 from torch import Tensor, nn
 
 from vesalius.models.catalog import build, gflops, parameter_count
+from vesalius.models.compiled import Compiled
 
-PARTS = ("models", "backbones", "where")
+PARTS = ("models", "backbones", "engines", "where")
 
 
 @dataclass(frozen=True)
@@ -100,13 +104,14 @@ def main() -> None:
     options = parser.parse_args()
     if options.measure:
         name, side, work, small = options.measure
-        print(json.dumps(peak(CASES[name], side, work, small == "small")))
+        measured = engine_peak if work == "engine" else peak
+        print(json.dumps(measured(CASES[name], side, work, small == "small")))
         return
     for name in options.models or ():
         if name not in CASES:
             parser.error(f"there is no '{name}': choose from {', '.join(CASES)}")
     result: dict[str, Any] = {"small": options.small, **machine()}
-    parts = {"models": models, "backbones": backbones, "where": where}
+    parts = {"models": models, "backbones": backbones, "engines": engines, "where": where}
     for part in options.part or PARTS:
         result[part] = parts[part](options)
     text = json.dumps(result, indent=1)
@@ -272,6 +277,57 @@ def swin_pair(small: bool) -> tuple[nn.Module, nn.Module, Tensor]:
     for part in ("decoder", "expand", "join", "up_norm", "up", "head"):  # only `encode` runs; the count is the encoder's
         delattr(ours, part)
     return SwinModel(theirs, add_pooling_layer=False), ours, torch.randn(1, 3, 224, 224)
+
+
+# PyTorch and OpenVINO
+
+
+def engines(options: argparse.Namespace) -> dict[str, Any]:
+    """Each model's forward pass by both engines in both arithmetics."""
+    found = {}
+    for name in options.models or CASES:
+        sides = engine_sides(CASES[name], options.small)
+        scores, compiling = {}, {}
+        for side, one in sides.items():
+            began = time.process_time()
+            with torch.inference_mode():
+                scores[side] = one.scores().float()
+            compiling[side] = time.process_time() - began
+        rows = alternating({side: one.forward for side, one in sides.items()}, options.rounds)
+        want = scores["PyTorch fp32"]
+        for side, row in rows.items():
+            row["difference"] = float(f"{(scores[side] - want).norm() / want.norm():.1e}")
+            row["compiling_cpu_seconds"] = round(compiling[side] - row["cpu_seconds"], 1) if "OpenVINO" in side else 0.0
+            row |= apart(__file__, name, side, "engine", "small" if options.small else "full")
+        show(f"{name}: engines", rows)
+        ratios = {f"{slow} / {quick}": times(rows, slow, quick)["of_the_processor"] for slow, quick in (
+            ("PyTorch fp32", "PyTorch bf16"), ("PyTorch fp32", "OpenVINO fp32"), ("PyTorch fp32", "OpenVINO bf16"),
+            ("PyTorch bf16", "OpenVINO bf16"),
+        )}  # fmt: skip
+        show("times faster", {name: ratios})
+        found[name] = {**rows, "times_faster": ratios}
+    return found
+
+
+def engine_sides(case: Case, small: bool) -> dict[str, Side]:
+    """One network in four ways."""
+    own = sides_of(case, small, "ours")["ours fp32"]
+    own.net.eval().requires_grad_(False)
+    fast = Compiled(own.net)
+    return {
+        f"{engine} {'bf16' if bf16 else 'fp32'}": Side(net, own.image, own.target, bf16)
+        for engine, net in (("PyTorch", own.net), ("OpenVINO", fast))
+        for bf16 in (False, True)
+    }
+
+
+def engine_peak(case: Case, side: str, work: str, small: bool) -> dict[str, int]:
+    """In its own process: what a forward pass holds at most, once kernels are chosen and networks compiled."""
+    one = engine_sides(case, small)[side]
+    one.forward()
+    before = reset_peak()
+    one.forward()
+    return {"peak_mb": round((memory("VmHWM") - before) / 2**20), "resident_mb": round(before / 2**20)}
 
 
 # Where the time goes

@@ -21,7 +21,7 @@ from ..core.errors import UnreadableFile
 from . import tables
 from .catalogs import models_app, tasks_app
 from .console import terminal
-from .options import HELP, PROMPTS, Axis, Debug, Device, Format, Json, Precision, Quiet, Where
+from .options import HELP, PROMPTS, Axis, Debug, Device, Engine, Format, Json, Precision, Quiet, Where
 from .pointing import Pointing
 from .usage import Verbs
 
@@ -61,6 +61,7 @@ def segment(
     save_probabilities: Annotated[bool, Option("--save-probabilities", help="Write the probabilities too.")] = False,
     max_ram: Annotated[str | None, Option(metavar="SIZE", help="Memory for tiles and scores, such as 1.5GB.")] = None,
     precision: Annotated[Precision, Option(help="bf16 is chosen by auto where the processor gains.")] = Precision.auto,
+    engine: Annotated[Engine, Option(help="openvino: an extra, for many tiles on a CPU.")] = Engine.torch,
     flips: Annotated[bool | None, Option("--flips/--no-flips", help="Average over mirrored images; default: the task's.")] = None,
     overlap: Annotated[float | None, Option(min=0.0, max=0.9, help="Of neighbouring tiles; default: the task's.")] = None,
     overlays: Annotated[bool, Option("--overlays", help="Write OUT/overlays/CASE.png too.")] = False,
@@ -116,9 +117,10 @@ def segment(
             no_propagate=no_propagate,
         )
         if pointing.pointed:
+            other = engine.value if engine is not Engine.torch else None
             refused = {"task": task, "explain": explain, "save_probabilities": save_probabilities, "max_ram": max_ram}
             asked = pointing.options(
-                refused | {"flips": flips, "overlap": overlap},
+                refused | {"flips": flips, "overlap": overlap, "engine": other},
                 model=model,
                 weights=weights,
                 format=format and format.value,
@@ -146,6 +148,7 @@ def segment(
             overwrite=overwrite,
             device=device.value,
             precision=precision.value,
+            engine=engine.value,
             max_ram=parse_size(max_ram) if max_ram else None,
             series=series,
             flips=flips,

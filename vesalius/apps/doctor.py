@@ -27,7 +27,7 @@ EXTRAS = {
     "itk": ("SimpleITK",),
     "video": ("av",),
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
-    "openvino": ("openvino",),
+    "openvino": ("openvino", "onnx", "onnxscript"),
 }
 GOOD_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "bf16")
 LEAST_RAM_GB = 2.0  # importing torch and one tile of the shipped models take 0.7 GB

@@ -45,6 +45,13 @@ class Precision(StrEnum):
     bf16 = "bf16"
 
 
+class Engine(StrEnum):
+    """What computes the network."""
+
+    torch = "torch"
+    openvino = "openvino"
+
+
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout, everything else on stderr.")]
 Where = Annotated[Device, typer.Option("--device", help="Where to compute; auto takes the best there is.")]

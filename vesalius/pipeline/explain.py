@@ -14,14 +14,14 @@ from ..transforms.restore import Restore
 from ..transforms.spatial import Step, prepare
 from .memory import Budget, readable
 from .outputs import Outputs
-from .predictor import Predictor, load
-from .segment import SegmentOptions, fit_channels, fit_dims, flips_of, inputs_of, said_of
+from .predictor import Predictor
+from .segment import SegmentOptions, fit_channels, fit_dims, flips_of, inputs_of, predictor_of, said_of
 from .tiled import plan_tiles
 
 
 def explain(input: str | Path, out: str | Path, options: SegmentOptions) -> str:
     """What `segment` with the same arguments would do to its first case, a line a step. Writes nothing; raises as `segment`."""
-    predictor = load(options.task or options.model, weights=options.weights, device=options.device, precision=options.precision)
+    predictor = predictor_of(options)
     inputs = inputs_of(input, options, predictor.task)
     outputs = Outputs.of(out, inputs, options.format)
     image = read(inputs[0], series=options.series)

@@ -77,6 +77,7 @@ def activation_bytes(model: nn.Module, shape: Sequence[int], *, dims: int, bf16:
     Measured on `_probe`'s smaller tile, in milliseconds, and scaled by the voxels.
     """
     channels, *size = shape
+    model = getattr(model, "network", model)  # of a compiled one: what PyTorch would take
     probe = _probe(model, tuple(size[3 - dims :]))
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     casting = torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext()

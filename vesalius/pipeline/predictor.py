@@ -11,18 +11,21 @@ import hashlib
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import Literal, get_args
 
 import torch
 from torch import nn
 
 from ..core.errors import InputError, UnknownName, WeightsError, unknown_name
 from ..models.catalog import CATALOG, build
+from ..models.compiled import Compiled, require_openvino
 from ..models.weights import file_hash, load_into, load_state
 from ..tasks.catalog import TASKS
 from ..tasks.task import Task, read_task
 from .runs import RUN_WEIGHTS, Run, find_run
 from .tiled import Precision, use_bf16
 
+Engine = Literal["torch", "openvino"]
 DEVICES = ("auto", "cpu", "cuda", "mps")
 TASK_KEY = "vesalius"  # in the metadata of a weights file
 
@@ -41,11 +44,17 @@ class Predictor:
     precision: Precision
     weights: tuple[Path, ...] = ()
     notes: tuple[str, ...] = ()
+    engine: Engine = "torch"
+
+    @property
+    def bf16(self) -> bool:
+        """Whether `precision` comes to bfloat16 on this device."""
+        return use_bf16(self.precision, self.device)
 
     @property
     def arithmetic(self) -> str:
-        """What `precision` comes to on this device: 'bf16' or 'fp32'."""
-        return "bf16" if use_bf16(self.precision, self.device) else "fp32"
+        """What computes, in words: 'bf16', 'fp32', or either by OpenVINO."""
+        return ("bf16" if self.bf16 else "fp32") + (f" by OpenVINO {require_openvino()}" if self.engine == "openvino" else "")
 
 
 def load(
@@ -54,6 +63,7 @@ def load(
     weights: str | Path | None = None,
     device: str = "auto",
     precision: Precision = "auto",
+    engine: Engine = "torch",
 ) -> Predictor:
     """The predictor for a task name, a run folder, a weights file, or a catalog model together with `weights`.
 
@@ -62,9 +72,11 @@ def load(
         ['anterior', 'posterior']
 
     Raises UnknownName with the nearest name, WeightsError for weights that are missing, altered or made for something else,
-    and InputError for a device that is not there.
+    and InputError for a device or an engine that is not there.
+
+    The engine `openvino` compiles the network for each size of tile, for seconds, and is then faster on a CPU for some networks.
     """
-    place = choose_device(device)
+    place = choose_device(device) if engine == "torch" else choose_openvino(engine, device)
     use_bf16(precision, place)  # an unknown precision is told before anything is read
     task, paths, sha256, notes = _find(what, weights)
     loaded = [_load_one(path, task, sha256) for path in paths]
@@ -75,7 +87,8 @@ def load(
     hashes = "".join(file_hash(path) for path in paths)
     digest = hashes if len(paths) == 1 else hashlib.sha256(hashes.encode()).hexdigest()
     models = tuple(_settle(model, place) for _, model in loaded)
-    return Predictor(first, models, digest, place, precision, paths, notes)
+    models = models if engine == "torch" else tuple(Compiled(model) for model in models)
+    return Predictor(first, models, digest, place, precision, paths, notes, engine)
 
 
 def choose_device(name: str) -> torch.device:
@@ -88,6 +101,16 @@ def choose_device(name: str) -> torch.device:
     if not there[name]:
         raise InputError(f"PyTorch finds no {name} device on this computer", fix="use --device auto or --device cpu")
     return torch.device(name)
+
+
+def choose_openvino(engine: str, device: str) -> torch.device:
+    """The CPU, which is where OpenVINO computes for us. Raises UnknownName, and InputError for another device or no OpenVINO."""
+    if engine != "openvino":
+        raise unknown_name("engine", engine, get_args(Engine))
+    if device not in ("auto", "cpu"):
+        raise InputError(f"the engine openvino computes on the CPU, not on {device}", fix="leave out --device, or --engine")
+    require_openvino()
+    return torch.device("cpu")
 
 
 Found = tuple[Task | None, tuple[Path, ...], str | None, tuple[str, ...]]

@@ -30,7 +30,7 @@ from .measure import Amount, amounts, object_count, voxel_counts
 from .memory import Budget
 from .outputs import Outputs, fingerprint
 from .overlay import overlay
-from .predictor import Predictor, load
+from .predictor import Engine, Predictor, load
 from .probabilities import keep_probabilities
 from .tiled import Precision, Slab, tiled
 
@@ -51,6 +51,7 @@ class SegmentOptions:
     overwrite: bool = False
     device: str = "auto"
     precision: Precision = "auto"
+    engine: Engine = "torch"
     max_ram: int | None = None
     series: str | None = None
     flips: bool | None = None
@@ -150,7 +151,7 @@ def segment(
     failed and the others are done.
     """
     options = replace(options or SegmentOptions(), **given)
-    predictor = load(options.task or options.model, weights=options.weights, device=options.device, precision=options.precision)
+    predictor = predictor_of(options)
     inputs = inputs_of(input, options, predictor.task)
     outputs = Outputs.of(out, inputs, options.format)
     outputs.require_use(inputs)
@@ -210,8 +211,14 @@ def segment_image(
         mask = clean(mask, task.clean) if task.clean else mask
     counts = voxel_counts(mask.array)
     found = amounts(mask, counts), object_count(mask, counts)
-    agreement = measure_agreement(predictor, small.array) if compare and predictor.arithmetic == "bf16" else None
+    agreement = measure_agreement(predictor, small.array) if compare and predictor.bf16 else None
     return Result(mask, image.notes, seconds.spent, *found, probabilities, agreement)
+
+
+def predictor_of(options: SegmentOptions) -> Predictor:
+    """What the options name, on their device, by their arithmetic and engine. Raises as `load`."""
+    how = {key: getattr(options, key) for key in ("weights", "device", "precision", "engine")}
+    return load(options.task or options.model, **how)
 
 
 def inputs_of(input: str | Path, options: SegmentOptions, task: Task) -> list[Input]:
