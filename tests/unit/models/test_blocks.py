@@ -15,6 +15,7 @@ from vesalius.models.blocks import (
     SelfAttention,
     ShuffleUp,
     activation,
+    attend,
     crop_to,
     entries,
     fold_norms,
@@ -106,6 +107,24 @@ def test_attention_is_the_equation() -> None:
     q, k, v = (part.view(2, 5, 2, 4).transpose(1, 2) for part in attention.qkv(x).split(8, dim=-1))
     scores = (q @ k.transpose(2, 3) / 2 + bias).softmax(-1) @ v
     torch.testing.assert_close(attention(x, bias), attention.proj(scores.transpose(1, 2).reshape(2, 5, 8)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_attention_that_learns_its_bias_is_pytorchs_in_values_and_gradients(dtype):
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(3, 6, 8, dtype=dtype) for _ in range(3))
+    bias = torch.randn(1, 2, 6, 6)
+    found = []
+    for learn in (True, False):  # without a bias to learn, attend is PyTorch's own
+        given = [x.clone().requires_grad_() for x in (q, k, v)]
+        own = bias.to(dtype).clone().requires_grad_(learn)
+        out = attend(*given, 2, own)
+        out.float().square().sum().backward()
+        found.append([out, *(x.grad for x in given)])
+        assert (own.grad is not None) == learn
+    near = {"atol": 1e-5, "rtol": 1e-5} if dtype == torch.float32 else {"atol": 0.2, "rtol": 0.05}
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, **near)
 
 
 def test_cross_attention_looks_at_the_others_alone() -> None:
