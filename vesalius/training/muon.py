@@ -21,7 +21,14 @@ FEW = 16  # what has fewer rows or columns is left to AdamW
 
 
 class Muon(torch.optim.AdamW):
-    """AdamW in which kernels and matrices take orthogonal steps: one row per output, all else flattened into columns."""
+    """AdamW in which kernels and matrices take orthogonal steps: one row per output, all else flattened into columns.
+
+    Made orthogonal in `dtype`: rounded in bfloat16, as is usual, or, where the whole training is to be exact, in float32.
+    """
+
+    def __init__(self, params: Any, lr: float, dtype: torch.dtype = torch.bfloat16):
+        super().__init__(params, lr=lr)
+        self.dtype = dtype
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> Any:
@@ -36,7 +43,7 @@ class Muon(torch.optim.AdamW):
                 ahead = weight.grad.lerp(momentum, MOMENTUM).flatten(1)
                 length = group["lr"] * AS_ADAMW * max(ahead.shape) ** 0.5
                 weight.mul_(1 - group["lr"] * group["weight_decay"])
-                weight.add_(orthogonal(ahead).view_as(weight), alpha=-length)
+                weight.add_(orthogonal(ahead, self.dtype).view_as(weight), alpha=-length)
                 weight.grad = None  # AdamW passes over it
         return super().step(closure)
 
@@ -46,10 +53,10 @@ def is_matrix(weight: Tensor) -> bool:
     return weight.ndim > 1 and min(weight.shape[0], weight[0].numel()) >= FEW
 
 
-def orthogonal(matrix: Tensor) -> Tensor:
-    """The nearest matrix whose singular values are all 1, roughly (0.7 to 1.2), by Newton-Schulz iteration in bfloat16."""
+def orthogonal(matrix: Tensor, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+    """The nearest matrix whose singular values are all 1, roughly (0.7 to 1.2), by Newton-Schulz iteration in `dtype`."""
     tall = len(matrix) > matrix.shape[1]
-    x = matrix.bfloat16().T if tall else matrix.bfloat16()
+    x = matrix.to(dtype).T if tall else matrix.to(dtype)
     x = x / x.norm().clamp(min=1e-7)
     for _ in range(ITERATIONS):
         gram = x @ x.T

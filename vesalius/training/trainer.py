@@ -89,7 +89,7 @@ class Trainer:
         self.average.to(memory_format=self.layout)  # type: ignore[call-overload]
         join_norms(model)
         model.to(memory_format=self.layout)  # type: ignore[call-overload]
-        optimiser = make_optimiser(model, self.recipe, entry(plan.model.name).head)
+        optimiser = make_optimiser(model, self.recipe, entry(plan.model.name).head, bf16=self.bf16)
         self.model, self.optimiser = self.accelerator.prepare(model, optimiser)
         self.teach = teach or supervise(plan.loss)
         self.step, self.before, self.started = 0, 0.0, time.monotonic()
@@ -180,8 +180,10 @@ class Trainer:
         self.start()
 
 
-def make_optimiser(model: nn.Module, recipe: Recipe, head: tuple[str, ...] = ()) -> torch.optim.Optimizer:
+def make_optimiser(model: nn.Module, recipe: Recipe, head: tuple[str, ...] = (), bf16: bool = True) -> torch.optim.Optimizer:
     """AdamW, Muon or SGD; norms and biases do not decay, and what begins with `head` learns at `head_lr` times the rate.
+
+    `bf16`: whether the training is rounded anyway, so that Muon may be.
 
     Raises InputError where the recipe gives the head a rate of its own and the model names none.
     """
@@ -200,5 +202,5 @@ def make_optimiser(model: nn.Module, recipe: Recipe, head: tuple[str, ...] = ())
     if recipe.optimiser == "adamw":
         return torch.optim.AdamW(groups, lr=recipe.lr)
     if recipe.optimiser == "muon":
-        return Muon(groups, lr=recipe.lr)
+        return Muon(groups, recipe.lr, torch.bfloat16 if bf16 else torch.float32)
     return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov)

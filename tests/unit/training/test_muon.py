@@ -52,6 +52,16 @@ def test_kernels_are_flattened_alike_in_either_layout():
     assert last.weight.is_contiguous(memory_format=torch.channels_last)
 
 
+def test_a_training_in_float32_takes_exact_steps():
+    model = nn.Conv2d(16, 32, 3, bias=False)
+    exact, rounded = (make_optimiser(model, Recipe(optimiser="muon"), bf16=bf16) for bf16 in (False, True))
+    assert (exact.dtype, rounded.dtype) == (torch.float32, torch.bfloat16)
+    matrix = torch.randn(16, 144, generator=torch.Generator().manual_seed(2))
+    nudged = matrix * (1 + 1e-6 * torch.randn(matrix.shape, generator=torch.Generator().manual_seed(3)))
+    off = (orthogonal(matrix, torch.float32) - orthogonal(nudged, torch.float32)).abs().max()
+    assert off < 1e-5 < (orthogonal(matrix) - orthogonal(matrix, torch.float32)).abs().max()
+
+
 @pytest.mark.parametrize("shape", [(16, 144), (144, 16), (64, 64)])
 def test_singular_values_are_near_one(shape):
     values = torch.linalg.svdvals(orthogonal(torch.randn(shape, generator=torch.Generator().manual_seed(1))))
