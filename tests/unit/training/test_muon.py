@@ -88,5 +88,5 @@ def test_goes_on_from_its_saved_state_as_if_nothing_had_happened():
 
 def test_the_recipe_asks_for_it():
     model = nn.Sequential(nn.Conv2d(16, 16, 3), nn.BatchNorm2d(16))
-    assert isinstance(make_optimiser(model, Recipe(optimiser="muon")), Muon)
-    assert not isinstance(make_optimiser(model, Recipe()), Muon)
+    assert isinstance(make_optimiser(model, Recipe()), Muon)
+    assert not isinstance(make_optimiser(model, Recipe(optimiser="adamw")), Muon)

@@ -198,7 +198,7 @@ def test_a_recipe_may_say_what_differs_for_one_model(tmp_path):
     mine = read_recipe(tmp_path / "mine.toml")
     segvit, unet, unetpp = (mine.of(name) for name in ("segvit", "unet", "unetpp"))
     assert (segvit.lr, segvit.ema, unet.lr, unetpp.ema) == (2e-3, 0.5, 1e-2, RECIPES["default"].ema)
-    assert (segvit.optimiser, unet.optimiser) == ("muon", "adamw")
+    assert (segvit.clip, unet.clip) == (1.0, RECIPES["default"].clip)
     assert (unet.model, unetpp.model) == ({"widths": [4, 8]}, {}) and segvit.augment == unet.augment
     (tmp_path / "wrong.toml").write_text("[each.segvit]\nrate = 1\n")
     with pytest.raises(InputError, match=r"recipe\.each\.segvit: rate"):
