@@ -86,6 +86,12 @@ def require_openvino() -> str:
         raise InputError("the engine openvino is not installed", fix="pip install 'vesalius[openvino]'") from error
 
 
+def require_no_openvino() -> None:
+    """Raises InputError where OpenVINO is loaded: training in the same process has ended in a segmentation fault (2026.4)."""
+    if sys.modules.get("openvino") is not None:
+        raise InputError("this process has loaded OpenVINO, beside which training crashes", fix="train in a process of its own")
+
+
 def openvino_alone() -> ModuleType:
     """The module openvino, imported without its telemetry, which would report the very import over the network."""
     if "openvino" not in sys.modules:

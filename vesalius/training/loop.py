@@ -15,6 +15,7 @@ from accelerate import PartialState
 from ..core.errors import DatasetError, InputError, OutputError, unknown_name
 from ..io.datasets import open_dataset
 from ..models.catalog import build, entry
+from ..models.compiled import require_no_openvino
 from ..models.pretrained import read_weights
 from ..pipeline.predictor import choose_device
 from ..pipeline.runs import RUN_WEIGHTS
@@ -50,11 +51,13 @@ def train(
         'weights.safetensors'
 
     Options are given as one record or by name; `say` takes each line about what is found and done.
-    Raises OutputError for an existing run without `resume`, DatasetError and UnknownName for what the options ask in vain.
+    Raises OutputError for an existing run without `resume`, DatasetError and UnknownName for what the options ask in vain,
+    InputError where this process has loaded OpenVINO.
     """
     options = replace(options or TrainOptions(), **given)
     if options.several:
         raise InputError(f"'{options.model}' is not one model", fix="compare several with vesalius.shoot_out")
+    require_no_openvino()
     device = choose_device(options.device)  # one that is absent is told before a run is begun
     PartialState(cpu=device.type == "cpu")  # joins the other processes, if there are any
     if options.weights is not None:
