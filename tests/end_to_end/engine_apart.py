@@ -18,7 +18,6 @@ from vesalius.pipeline.segment import SegmentOptions, segment_image
 from vesalius.pipeline.tiled import plan_tiles, use_bf16
 from vesalius.training.loop import train
 
-pytest.importorskip("openvino", reason="needs the extra openvino")
 SEGMENTERS = [
     pytest.param(entry, config, id=f"{name}-{i}")
     for name, entry in CATALOG.items()

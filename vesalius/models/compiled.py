@@ -2,8 +2,8 @@
 
     tiles (B, C, *S)  ->  for each tile: the network compiled for C, *S and the arithmetic of the moment  ->  Outputs (B, K, *S)
 
-Compiling takes seconds (4 for a 3D U-Net, 15 for a transformer) for every new tile size, of which SIZES are kept: it pays for
-many tiles of one size, and docs/benchmarks.md says for which networks. The network goes there as ONNX.
+Compiling takes the processor 2 to 12 s, 80 for the largest, for every new tile size, of which SIZES are kept: it pays for many
+tiles of one size, and docs/benchmarks.md says for which networks. The network goes there as ONNX.
 """
 
 from __future__ import annotations
