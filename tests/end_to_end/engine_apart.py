@@ -99,6 +99,13 @@ def test_the_command_line_says_what_computed(run, tmp_path, picture_weights):
     assert "by OpenVINO" in (tmp_path / "out" / "report.html").read_text()
 
 
+def test_compiling_is_not_counted_as_speed(picture_weights, tmp_path):
+    image = read(picture(tmp_path / "case.png"))
+    predictor = load("unet", weights=picture_weights, precision="bf16", engine="openvino")
+    agreement = segment_image(image, predictor, compare=True).agreement
+    assert agreement.share > 0.9 and agreement.speedup < 10
+
+
 def test_other_devices_prompts_and_engines_are_refused(run, tmp_path, picture_weights, monkeypatch):
     with pytest.raises(InputError, match="not on cuda"):
         load("unet", weights=picture_weights, engine="openvino", device="cuda")

@@ -264,7 +264,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, bias: Tensor | None = No
         q, k, v = (x.expand(max(len(q), len(k)), -1, -1) for x in (q, k, v))
     q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))  # (B, heads, N, d)
     if bias is not None and bias.requires_grad and q.device.type == "cpu":
-        # PyTorch has no fused kernel that learns a bias, and its spelled-out one looks for empty rows: over a quarter of a Swin's step
+        # PyTorch's own, where a bias is learned, looks for empty rows: over a quarter of a Swin's step
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(2, 3) + bias
         return (scores.softmax(-1) @ v).transpose(1, 2).flatten(2)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias).transpose(1, 2).flatten(2)
