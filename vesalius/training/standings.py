@@ -75,11 +75,12 @@ def notes_on(runs: Mapping[str, tuple[Plan, Split]], ends: str, device: torch.de
     if runs:
         plan, split = next(iter(runs.values()))
         patches = [by(plan.patch[3 - plan.dims :]) for plan, _ in runs.values()]
-        usual = max(patches, key=patches.count)
+        batches = [plan.recipe.batch for plan, _ in runs.values()]
+        patch, batch = max(patches, key=patches.count), max(batches, key=batches.count)
         cases = f"{len(split.train)} cases to train, {len(split.validation)} kept back"
-        drawn = f"batch {plan.recipe.batch}, seed {plan.recipe.seed}, augmentation"
-        notes.append(f"The same for all: {cases}, patch {usual}, {drawn}.")
-        notes += [f"{name} takes no such patch: it was given {p}." for name, p in zip(runs, patches, strict=True) if p != usual]
+        notes.append(f"The same for all: {cases}, patch {patch}, batch {batch}, seed {plan.recipe.seed}, augmentation.")
+        notes += [f"{name} takes no such patch: it was given {p}." for name, p in zip(runs, patches, strict=True) if p != patch]
+        notes += [f"{name} was trained in batches of {b}." for name, b in zip(runs, batches, strict=True) if b != batch]
     notes.append(
         "Dice and HD95: means over the kept-back cases at full size, 95 % bootstrap intervals over patients. Memory: of one "
         "tile, and of a training step, beyond what the process held before. images/s: whole cases, from image to mask."

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -185,6 +186,18 @@ def test_a_shoot_out_goes_on_only_as_it_began(tiny, tmp_path, picture_set):
         shoot_out(picture_set, out, options(tiny, seed=1, resume=True), say=lambda _: None)
     more = options(tiny, "attention_unet,unet", resume=True, plan_only=True)
     assert shoot_out(picture_set, out, more, say=lambda _: None).pending == ("unet", "unetpp", "attention_unet")
+
+
+def test_the_notes_name_whoever_was_not_given_the_same():
+    def begun(batch: int, side: int):
+        recipe = SimpleNamespace(batch=batch, seed=0)
+        return SimpleNamespace(patch=(1, side, side), dims=2, recipe=recipe), SimpleNamespace(train="abc", validation="d")
+
+    runs = {"a": begun(2, 32), "b": begun(8, 32), "c": begun(8, 28)}
+    told = "\n".join(standings.notes_on(runs, "4 steps", torch.device("cpu")))
+    assert "3 cases to train, 1 kept back, patch 32 x 32, batch 8, seed 0" in told
+    assert "a was trained in batches of 2." in told and "c takes no such patch: it was given 28 x 28." in told
+    assert "b was" not in told and "c was trained" not in told
 
 
 def test_train_sends_whoever_names_several_models_to_the_shoot_out(picture_set, tmp_path):
