@@ -13,9 +13,11 @@ import torch
 from scipy.ndimage import binary_dilation
 
 from vesalius.core.errors import InputError
+from vesalius.core.greys import GreyRule
 from vesalius.pipeline.looks import Asked, Proposals
 
 BRIGHT = 100
+WHOLE = GreyRule(0.0, 100.0)
 TRUST = (0.9, 0.8, 0.7)  # what it predicts of its own masks
 
 
@@ -68,11 +70,15 @@ class FloodPrompter:
 
     name: str = "flood"
     identity: str = "flood-1"
-    percentiles: tuple[float, float] = (0.0, 100.0)
+    greys: GreyRule = WHOLE
     looks: int = 0
     learned: tuple[str, ...] = ("points", "boxes", "masks")
     refines: bool = False
     rates: bool = True
+
+    @property
+    def carries(self) -> str:
+        return "both" if "masks" in self.learned else "box"
 
     def look(self, picture: np.ndarray, cache=None) -> Flood:
         self.looks += 1

@@ -1,6 +1,7 @@
 """`vesalius segment` with prompts: masks on exactly the pixels pointed at, and bad prompts refused in one line."""
 
 import json
+import shutil
 
 import nibabel
 import numpy as np
@@ -212,6 +213,44 @@ def test_prompts_of_one_name_on_several_slices_are_one_object(run, flood, scan, 
     done = fine(run("segment", scan, "-o", tmp_path / "out", "--prompts", tmp_path / "p.json", "--json", "--window", "0,2000"))
     first, second = json.loads(done.stdout)["objects"]
     assert (first["name"], first["voxels"], second["name"]) == ("block", TRUTH.sum(), "object 2")
+
+
+def test_one_name_along_two_axes_is_refused_and_beside_a_prompt_in_three_dimensions_is_one_object(run, flood, scan, tmp_path):
+    def segment(*listed, code=0):
+        (tmp_path / "p.json").write_text(json.dumps([each | {"name": "a"} for each in listed]))
+        words = ("segment", scan, "-o", tmp_path / "out", "--prompts", tmp_path / "p.json", "--json", "--overwrite")
+        return run(*words, "--window", "0,2000")
+
+    axial, coronal = {"box": [4, 5, 10, 13], "slice": 3}, {"box": [3, 5, 7, 13], "slice": 6, "axis": "coronal"}
+    refused(segment(axial, coronal), "the prompts of 'a' lie along different axes: axial and coronal")
+    solid, click = {"box": [4, 3, 5, 10, 7, 13]}, {"points": [[6, 5, 8]]}
+    for listed in ((solid, click), (solid, axial), (coronal, click)):
+        (only,) = json.loads(fine(segment(*listed)).stdout)["objects"]
+        assert (only["name"], only["voxels"]) == ("a", TRUTH.sum())
+    done = json.loads(fine(segment(solid, solid)).stdout)
+    assert [each["name"] for each in done["objects"]] == ["a", "a 2"]
+    assert "'a' is said of several objects: object 2 is called 'a 2'" in done["notes"]
+
+
+def test_an_object_that_does_not_fit_is_told_with_its_number_and_name(run, flood, case, tmp_path):
+    (tmp_path / "p.json").write_text(json.dumps([{"box": [1, 1, 5, 5]}, {"box": [1, 1, 500, 5], "name": "b"}]))
+    result = run("segment", case, "-o", tmp_path / "out", "--prompts", tmp_path / "p.json")
+    refused(result, "p.json", "object 2 ('b'): the box 1,1,500,5 reaches outside the picture")
+
+
+def test_an_object_of_which_nothing_is_found_is_told(run, flood, case, tmp_path):
+    done = fine(run("segment", case, "-o", tmp_path / "out", "--box", "0,0,2,2"))
+    assert "'object 1' is nowhere in the mask" in done.stdout
+
+
+def test_a_thumbnail_beside_other_images_is_not_taken_for_the_image(run, flood, case, scan, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    shutil.copy(case, folder / f"thumbnail{case.suffix}")
+    shutil.copy(scan, folder / "scan.nii.gz")
+    words = ("segment", folder, "-o", tmp_path / "out", "--point", "3,4")
+    refused(run(*words), "1 picture lies here beside other images, such as scan.nii.gz", "--video")
+    fine(run(*words, "--video"))
 
 
 def test_a_name_that_others_made_is_not_given_again(run, flood, case, tmp_path):

@@ -1,6 +1,8 @@
 """`vesalius segment` on a video: a mask a frame, from a prompt on one of them; nothing is left behind where it fails."""
 
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from vesalius.pipeline import prompted
 
 pytest.importorskip("av")
 COUNT = 15
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
 @pytest.fixture
@@ -137,6 +140,25 @@ def test_what_cannot_be_a_video_is_not_called_one(run, flood, clip, tmp_path):
     refused(run("segment", tmp_path / "one.png", "-o", tmp_path / "out", "--point", "5,5", "--video"), "neither a video")
     refused(run("segment", tmp_path / "one.png", "-o", tmp_path / "out", "--video"), "--video goes with a prompt")
     fine(run("segment", clip, "-o", tmp_path / "out", "--box", BOX, "--slice", "7", "--video"))
+
+
+def test_an_object_that_is_lost_on_the_way_is_told(run, flood, tmp_path):
+    frames = [frame * (k < 10) for k, frame in enumerate(moving_block(COUNT))]
+    done = fine(run("segment", video(tmp_path / "in/clip.mkv", frames), "-o", tmp_path / "out", "--box", BOX, "--slice", "7"))
+    assert "'object 1' was followed through frames 0 to 9, of 0 to 14: it was lost there, or left the picture" in done.stdout
+
+
+def test_what_stands_still_keeps_its_size_through_a_video_by_the_model_in_the_package(run, tmp_path):
+    nuclei = EXAMPLES / "nuclei"
+    numbers = np.asarray(Image.open(nuclei / "labels/fluorescence.png"))
+    rows, columns = (np.flatnonzero((numbers == 43).any(axis)) for axis in (1, 0))
+    (tmp_path / "in").mkdir()
+    for frame in range(20):
+        shutil.copy(nuclei / "images/fluorescence.png", tmp_path / f"in/{frame:02d}.png")
+    box = f"{columns[0]},{rows[0]},{columns[-1] + 1},{rows[-1] + 1}"
+    fine(run("segment", tmp_path / "in", "-o", tmp_path / "out.tiff", "--box", box, "--slice", "10"))
+    areas = np.count_nonzero(tifffile.imread(tmp_path / "out.tiff"), axis=(1, 2))
+    assert areas.min() > 0.85 * areas[10] and areas.max() < 1.15 * areas[10]
 
 
 def test_everything_is_of_one_frame(run, flood, clip, tmp_path):

@@ -76,8 +76,12 @@ def download_weights(
 ) -> None:
     """Fetch released weights from the Hugging Face hub, once."""
     with terminal(quiet=quiet, json=json, debug=debug) as screen:
+        from ..core.errors import InputError
         from ..models.checkpoints import checkpoint, download
+        from ..pipeline.glancer import IN_THE_BOX
 
+        if name == IN_THE_BOX:
+            raise InputError(f"'{name}' is in the package: there is nothing to download", fix=f"use it: --model {name}")
         entry = checkpoint(name)
         path = download(name, folder)
         checked = "its hash is the one known" if path.name in entry.sha256 else "no hash of this file is known to check it by"
@@ -224,9 +228,9 @@ def weights_record(name: str) -> dict[str, Any]:
     from ..models.checkpoints import checkpoint
 
     found = checkpoint(name)
-    names = ("about", "model", "licence", "repo", "files", "home", "sha256", "text", "learned", "rates", "percentiles")
+    names = ("about", "model", "licence", "repo", "files", "home", "sha256", "text", "learned", "rates")
     fields = {name: getattr(found, name) for name in names}
-    return {"name": name, **fields, "frame": plain(found.frame), "config": plain(found.config)}
+    return {"name": name, **fields, "greys": found.greys._asdict(), "frame": plain(found.frame), "config": plain(found.config)}
 
 
 def task_record(name: str) -> dict[str, Any]:

@@ -91,6 +91,9 @@ def segment(
     all_masks: Annotated[bool, Option("--all-masks", help="Write a click's three masks.", rich_help_panel=PROMPTS)] = False,
     video: Annotated[bool, Option("--video", help="A folder's pictures are frames for sure.", rich_help_panel=PROMPTS)] = False,
     no_propagate: Annotated[bool, Option("--no-propagate", help="Stay on slice K.", rich_help_panel=PROMPTS)] = False,
+    slice_by_slice: Annotated[
+        bool, Option("--slice-by-slice", help="Through a volume from slice to slice.", rich_help_panel=PROMPTS)
+    ] = False,
     device: Where = Device.auto,
     quiet: Quiet = False,
     json: Json = False,
@@ -115,6 +118,7 @@ def segment(
             all_masks=all_masks,
             video=video,
             no_propagate=no_propagate,
+            slice_by_slice=slice_by_slice,
         )
         if pointing.pointed:
             other = engine.value if engine is not Engine.torch else None

@@ -32,6 +32,7 @@ class Pointing:
     all_masks: bool = False
     video: bool = False
     no_propagate: bool = False
+    slice_by_slice: bool = False
 
     @property
     def pointed(self) -> bool:
@@ -91,5 +92,7 @@ class Pointing:
             all_masks=self.all_masks,
             video=self.video,
             propagate=not self.no_propagate,
+            sibling=False if self.slice_by_slice else None,
+            prompts=self.prompts,
             **rest,
         )

@@ -140,7 +140,10 @@ class ObjectPrompt:
         height, width = plane.size(grid)
         self._require((width, height), "picture" if grid.dims == 2 else "slice")
         if self.points and 1 not in self.labels and self.box is None and self.mask is None and self.text is None:
-            raise InputError("only points beside the object are given", fix="give a point on it, or a box around it, too")
+            fix = "give a point on it, or a box around it, too"
+            if grid.dims == 3:
+                fix += "; one that corrects what lies on other slices is given in three dimensions, x,y,z"
+            raise InputError("only points beside the object are given", fix=fix)
         return plane
 
     def _inside_volume(self, grid: Grid) -> None:

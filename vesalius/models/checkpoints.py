@@ -20,6 +20,7 @@ from typing import Any
 from torch import nn
 
 from ..core.errors import InputError, WeightsError, unknown_name
+from ..core.greys import USUAL, GreyRule
 from . import catalog
 from .naming import State
 from .pretrained import family_of, read_weights
@@ -42,7 +43,7 @@ class Checkpoint:
     home    where the original is offered
     learned the prompts that they were trained with; others are refused, as their answers would be guesses that look right
     rates   whether they were trained to predict the IoU of their own masks
-    percentiles  of the grey values of images beyond 8 bits that become black and white where no window is given
+    greys   which values of images beyond 8 bits become black and white where no window is given; SAM itself knows 8 bits alone
     sha256  of those files whose hash is known
     """
 
@@ -56,7 +57,7 @@ class Checkpoint:
     frame: Frame = SAM_FRAME
     learned: tuple[str, ...] = LEARNED
     rates: bool = True
-    percentiles: tuple[float, float] = (0.5, 99.5)  # as MedSAM's own preparation has it; SAM knows 8 bits alone
+    greys: GreyRule = USUAL
     sha256: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -122,6 +123,7 @@ CHECKPOINTS: dict[str, Checkpoint] = {
         frame=Frame(aspect="stretch", intensity="min_max", decide="probabilities"),
         learned=("boxes",),  # one a slice; its training has no clicks and no earlier masks,
         rates=False,  # and its loss leaves the IoU head out: train_one_gpu.py of MedSAM's ViT-B (LiteMedSAM's does train it)
+        greys=GreyRule(0.5, 99.5, positive=True, window_hu=(-160, 240)),  # pre_CT_MR.py: MR, and soft tissue in CT
     ),
     "sam_hq_vit_b": Checkpoint("sam", PRESETS["hq_vit_b"], HQ_REPO, ("sam_hq_vit_b.pth",), HQ_HOME, "Apache-2.0", HQ_ABOUT + "B"),
     "sam_hq_vit_l": Checkpoint("sam", PRESETS["hq_vit_l"], HQ_REPO, ("sam_hq_vit_l.pth",), HQ_HOME, "Apache-2.0", HQ_ABOUT + "L"),

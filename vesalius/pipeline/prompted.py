@@ -38,6 +38,7 @@ from .volumes import Slices
 
 Watch = Callable[[int, int, str], None]  # done, in all, of what
 OBJECTS_MOST = 65535  # labels that 16 bits can tell apart
+SOLE = ("box", "mask", "text")  # of which an object has one, but for points
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +46,7 @@ class PromptOptions:
     """What to segment, with what, and what to write. `objects`, or `everything` with the slice it looks at in a volume."""
 
     objects: tuple[ObjectPrompt, ...] = ()
+    prompts: Path | None = None  # the file that tells of the objects, to be named where one is wrong
     everything: bool | EverythingOptions = False  # or with these parameters
     slice: int | None = None
     axis: str | None = None
@@ -102,21 +104,32 @@ def segment_prompted(input: str | Path, out: str | Path, options: PromptOptions,
     if bool(options.objects) == bool(options.everything):
         raise InputError("either objects are prompted, or everything is wanted", fix="give prompts, or --everything alone")
     image = open_image(input, series=options.series, frames=options.video)
-    for prompt in options.objects:
-        prompt.plane(image.grid)  # all prompts are looked at before weights are loaded
+    _require_fit(image, options)  # all prompts are looked at before weights are loaded
     places = Places(image, out, options.format, overwrite=options.overwrite, overlays=options.overlays)
     try:
         session = _session(image, options)
         tell = progress or (lambda done, total, what: None)
-        canvas, labels, found, more = (_everything if options.everything else _objects)(session, options, places, tell)
+        canvas, labels, found, notes, more = (_everything if options.everything else _objects)(session, options, places, tell)
         picture = places.draw(canvas, labels, session.view, options.window) if options.overlays else None
     except BaseException:
         places.vacate()
         raise
     return Prompted(
         places.case, places.target, found, session.prompter.name, session.view.rule, time.monotonic() - began,
-        overlay=picture, notes=(*image.notes, *_way(session, options)), **more,
+        overlay=picture, notes=(*image.notes, *_way(session, options), *notes), **more,
     )  # fmt: skip
+
+
+def _require_fit(image: Image, options: PromptOptions) -> None:
+    """Raises what `ObjectPrompt.plane` raises, with the number and name of the object where there are several."""
+    for number, prompt in enumerate(options.objects, start=1):
+        try:
+            prompt.plane(image.grid)
+        except InputError as error:
+            if len(options.objects) == 1 and options.prompts is None:
+                raise
+            named = f" ('{prompt.name}')" if prompt.name else ""
+            raise type(error)(f"object {number}{named}: {error.problem}", file=options.prompts, fix=error.fix) from None
 
 
 def _session(image: Image, options: PromptOptions) -> Session:
@@ -142,7 +155,7 @@ def _way(session: Session, options: PromptOptions) -> tuple[str, ...]:
 
 
 Answer = tuple[Slices, float | None]
-Done = tuple[Canvas | Reel, Labels | None, tuple[FoundObject, ...], dict[str, Any]]
+Done = tuple[Canvas | Reel, Labels | None, tuple[FoundObject, ...], list[str], dict[str, Any]]
 
 
 def _objects(session: Session, options: PromptOptions, places: Places, tell: Watch) -> Done:
@@ -153,11 +166,12 @@ def _objects(session: Session, options: PromptOptions, places: Places, tell: Wat
     if options.separate:
         places.require_vacant(*(places.beside(str(number)) for number in range(1, len(groups) + 1)))
     alternatives = _alternatives(session, options, places) if options.all_masks else ()
-    canvas, names, trust, files = places.canvas(), _names(groups), [], []
+    canvas, (names, notes), trust, files = places.canvas(), _names(groups), [], []
     for number, (slices, iou) in enumerate(_found(session, groups, options), start=1):
         tell(number, len(groups), names[number - 1])
         trust.append(iou)
         canvas.paint(slices, number)
+        notes += _lost(session, slices, names[number - 1], options)
         files.append(places.alone(slices, str(number), names[number - 1]) if options.separate else None)
     named = Labels(tuple(Label(i, name) for i, name in enumerate(names, start=1)))
     places.write(canvas, named)
@@ -166,7 +180,19 @@ def _objects(session: Session, options: PromptOptions, places: Places, tell: Wat
         FoundObject(i, name, int(counts[i]), iou, file)
         for i, (name, iou, file) in enumerate(zip(names, trust, files, strict=True), start=1)
     )
-    return canvas, named, found, {"alternatives": alternatives}
+    empty = [each.name for each in found if not each.voxels]
+    notes += [f"'{name}' is nowhere in the mask: nothing was found, or other objects lie on it" for name in empty]
+    return canvas, named, found, notes, {"alternatives": alternatives}
+
+
+def _lost(session: Session, slices: Slices, name: str, options: PromptOptions) -> list[str]:
+    """Through which frames an object was followed, where not through all."""
+    if not session.of_frames or session.image.grid.dims == 2 or not options.propagate:
+        return []
+    first, last, end = min(slices.logits), max(slices.logits), session.image.grid.shape[0] - 1
+    followed = f"through frames {first} to {last}" if first < last else f"nowhere from frame {first}"
+    why = "it was lost there, or left the picture"
+    return [] if (first, last) == (0, end) else [f"'{name}' was followed {followed}, of 0 to {end}: {why}"]
 
 
 def _found(session: Session, groups: Sequence[Sequence[ObjectPrompt]], options: PromptOptions) -> Iterator[Answer]:
@@ -223,7 +249,7 @@ def _everything(session: Session, options: PromptOptions, places: Places, tell: 
     found = tuple(
         FoundObject(i, f"object {i}", record["area"], record["predicted_iou"]) for i, record in enumerate(records, start=1)
     )
-    return canvas, None, found, {"records": places.records}
+    return canvas, None, found, [], {"records": places.records}
 
 
 def _write_records(
@@ -244,12 +270,14 @@ def _write_records(
 
 
 def _grouped(objects: Sequence[ObjectPrompt], dims: int) -> list[list[ObjectPrompt]]:
-    """One group an object. In a volume, prompts of one name on different slices are the same object."""
+    """One group an object. In a volume, prompts of one name on different slices, or beside one in three dimensions, are the same
+    object; two boxes of a name in three dimensions, or on one slice, are two. Raises InputError where their slices cross.
+    """
     groups: list[list[ObjectPrompt]] = []
     named: dict[str, list[ObjectPrompt]] = {}
     for prompt in objects:
         group = named.get(prompt.name or "") if dims == 3 else None
-        if group is not None and all(each.slice != prompt.slice and _axis(each) == _axis(prompt) for each in group):
+        if group is not None and all(_joins(each, prompt) for each in group):
             group.append(prompt)
             continue
         groups.append([prompt])
@@ -258,14 +286,27 @@ def _grouped(objects: Sequence[ObjectPrompt], dims: int) -> list[list[ObjectProm
     return groups
 
 
-def _names(groups: Sequence[Sequence[ObjectPrompt]]) -> list[str]:
-    """Every object's own name: the user's, numbered where it is said twice, or its number."""
+def _joins(before: ObjectPrompt, prompt: ObjectPrompt) -> bool:
+    """Whether two prompts of one name may mean one object."""
+    if before.slice is None or prompt.slice is None:
+        twice = any(getattr(before, kind) is not None and getattr(prompt, kind) is not None for kind in SOLE)
+        return before.slice != prompt.slice or not twice  # one in three dimensions beside one on a slice, or both
+    if _axis(before) != _axis(prompt):
+        problem = f"the prompts of '{prompt.name}' lie along different axes: {_axis(before)} and {_axis(prompt)}"
+        raise InputError(problem, fix="give those of one object on slices of one axis, or name two objects differently")
+    return before.slice != prompt.slice
+
+
+def _names(groups: Sequence[Sequence[ObjectPrompt]]) -> tuple[list[str], list[str]]:
+    """Every object's own name, the user's, numbered where it is said twice, or its number; and notes on those numbered."""
     names: dict[str, None] = {}
+    notes: list[str] = []
     for number, group in enumerate(groups, start=1):
         name = group[0].name or f"object {number}"
-        tries = chain((name,), (f"{name} {n}" for n in count(number)))
-        names[next(each for each in tries if each not in names)] = None
-    return list(names)
+        own = next(each for each in chain((name,), (f"{name} {n}" for n in count(number))) if each not in names)
+        names[own] = None
+        notes += [f"'{name}' is said of several objects: object {number} is called '{own}'"] if own != name else []
+    return list(names), notes
 
 
 def _axis(prompt: ObjectPrompt) -> str:

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..core.errors import InputError, WeightsError
+from ..core.greys import USUAL, GreyRule
 from ..models.checkpoints import CHECKPOINTS, LEARNED, MODEL_KEY, find, import_file, load_checkpoint
 from ..models.contract import Prompts, PromptSegmenter
 from ..models.sam.frame import Frame
@@ -31,11 +32,11 @@ from .embeddings import EmbeddingCache, key_of
 from .glancer import IN_THE_BOX, find_views, load_glancer, read_views
 from .looks import Asked, Look, Proposals, Taps, taps_of
 from .predictor import choose_device
+from .propagation import Carry
 from .solids import read_cubes
 from .tiled import Precision, use_bf16
 
 CPU = torch.device("cpu")
-PERCENTILES = (0.5, 99.5)
 BELIEF = 10.0  # |logit| of a mask that the user gives: as sure as SAM's own masks are inside
 TEXTLESS = "these weights know no words, as the released SAM was trained without text prompts"
 ENCODER = "give its folder: --text-encoder FOLDER, in Python load_prompter(..., text_encoder=FOLDER)"
@@ -49,7 +50,8 @@ class Prompter(Protocol):
     learned      the prompts that it was trained with, of points, boxes and masks: a session refuses others
     refines      whether it learned to build on its own last answer, when a click corrects that
     rates        whether it learned to predict the IoU of its masks, so that propagation may stop by it
-    percentiles  of the grey values of images beyond 8 bits, in percent: these become black and white where no window is given
+    carries      what a mask gives the next slice: itself, its box, or both
+    greys        which values of images beyond 8 bits become black and white where no window is given
     """
 
     @property
@@ -68,7 +70,10 @@ class Prompter(Protocol):
     def rates(self) -> bool: ...
 
     @property
-    def percentiles(self) -> tuple[float, float]: ...
+    def carries(self) -> Carry: ...
+
+    @property
+    def greys(self) -> GreyRule: ...
 
     def look(self, picture: np.ndarray, cache: EmbeddingCache | None = None) -> Look:
         """See a picture (H, W, 3) uint8."""
@@ -89,7 +94,7 @@ class FramePrompter:
     identity: str
     device: torch.device = CPU
     bf16: bool = False
-    percentiles: tuple[float, float] = PERCENTILES
+    greys: GreyRule = USUAL
     embed_text: Callable[[str], Tensor] | None = None
     learned: tuple[str, ...] = LEARNED
     rates: bool = True
@@ -97,6 +102,10 @@ class FramePrompter:
     @property
     def refines(self) -> bool:
         return {"points", "masks"} <= set(self.learned)
+
+    @property
+    def carries(self) -> Carry:
+        return "both" if "masks" in self.learned else "box"
 
     def look(self, picture: np.ndarray, cache: EmbeddingCache | None = None) -> FrameLook:
         """See a picture (H, W, 3) uint8, or remember it."""
@@ -215,8 +224,8 @@ def load_prompter(
     embed = None if text_encoder is None else cache(partial(_words, cache(partial(encoder_in, text_encoder))))
     settled: Any = model.requires_grad_(False).to(place)
     settled = keep_bf16(settled) if bf16 else settled
-    percentiles, learned, rates = (origin.percentiles, origin.learned, origin.rates) if origin else (PERCENTILES, LEARNED, True)
-    return FramePrompter(name, settled, frame, file_hash(path), place, bf16, percentiles, embed, learned, rates)
+    greys, learned, rates = (origin.greys, origin.learned, origin.rates) if origin else (USUAL, LEARNED, True)
+    return FramePrompter(name, settled, frame, file_hash(path), place, bf16, greys, embed, learned, rates)
 
 
 def _released(what: str | Path | None, weights: str | Path | None) -> tuple[str, Path, Any, Frame]:
@@ -250,5 +259,5 @@ def _words(encoder: Callable[[], Callable[[Sequence[str]], Tensor]], text: str) 
 
 
 def _choices() -> str:
-    names = ", ".join(CHECKPOINTS)
-    return f"give --model NAME ({names}) after `vesalius models download NAME`, or a file that `vesalius models import` wrote"
+    others = f"--model NAME ({', '.join(CHECKPOINTS)}) after `vesalius models download NAME`"
+    return f"give --model {IN_THE_BOX}, which is in the package, {others}, or a file that `vesalius models import` wrote"

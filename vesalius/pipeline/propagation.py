@@ -2,9 +2,10 @@
 
     ... <- k-2 <- k-1 <- [k: prompted] -> k+1 -> k+2 -> ...
 
-On the next slice the model is given the mask's logits and the box around it, a little wider; a model that learned no mask
-prompts is given the box alone, as MedSAM's own are. It goes on, both ways, until
-the model no longer trusts its mask, the mask is empty, or its area changes too much from one slice to the next.
+On the next slice the model is given the mask's logits and the box around it, a little wider. A model that learned no mask
+prompts is given the box alone, as MedSAM's own are; one that fills a box is given the mask alone: a wider box a slice, and
+its mask would grow until it fills the picture. It goes on, both ways, until the model no longer trusts its mask, the mask is
+empty, or its area changes too much from one slice to the next, or outgrows the mask that was prompted.
 Between two prompted slices both come together: the logits are averaged by how near each prompt is.
 """
 
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from torch import Tensor
@@ -20,27 +21,32 @@ from torch import Tensor
 from ..core.errors import InputError, unknown_name
 from .looks import Asked, Look
 
+Carry = Literal["both", "mask", "box"]
+
 
 @dataclass(frozen=True)
 class PropagateOptions:
-    """When to stop, and how wide to look: `margin` is a share of the box's sides, `most_change` a ratio of areas.
+    """When to stop, and how wide to look: `margin` is a share of the box's sides.
 
-    `least_iou` is what the model must at least predict of its own mask; None for one that never learned to. `carry` is what
-    prompts for the next slice: the mask and its box, or the box alone.
+    `least_iou` is what the model must at least predict of its own mask; None for one that never learned to. `most_change` is a
+    ratio of areas from one slice to the next, `most_growth` that of a mask to the one that was prompted. `carry` is what
+    prompts for the next slice: the mask, its box, or both; None for what suits the weights.
     """
 
     least_iou: float | None = 0.5
     most_change: float = 2.0
-    margin: float = 0.1
-    carry: Literal["mask", "box"] = "mask"
+    most_growth: float = 4.0
+    margin: float = 0.03
+    carry: Carry | None = None
 
     def __post_init__(self) -> None:
-        if self.most_change <= 1:
-            raise InputError(f"most_change = {self.most_change:g} stops at once", fix="give a ratio above 1, such as 2")
-        if self.margin < 0:
-            raise InputError(f"the margin {self.margin:g} is negative", fix="give a share of the box, such as 0.1")
-        if self.carry not in ("mask", "box"):
-            raise unknown_name("thing to carry", str(self.carry), ("mask", "box"))
+        for name in ("most_change", "most_growth"):
+            if not getattr(self, name) > 1:
+                raise InputError(f"{name} = {getattr(self, name):g} stops at once", fix="give a ratio above 1, such as 2")
+        if not self.margin >= 0:
+            raise InputError(f"the margin {self.margin:g} is negative", fix="give a share of the box, such as 0.03")
+        if self.carry not in (None, *get_args(Carry)):
+            raise unknown_name("thing to carry", str(self.carry), get_args(Carry))
 
 
 @dataclass(frozen=True)
@@ -115,18 +121,19 @@ def _walk(
 ) -> Iterator[tuple[int, Tensor]]:
     """The slices reached in one direction, from the seed on, and the state of the mask on each."""
     mask, state = seen.logits > 0, seen.state
+    most = options.most_growth * np.count_nonzero(mask)
     for place in places:
         if not mask.any():
             return
         here = look(place)
-        states = state[None] if options.carry == "mask" else None
-        asked = Asked(boxes=_box_around(mask, options.margin)[None], states=states)
+        boxes = None if options.carry == "mask" else _box_around(mask, options.margin)[None]
+        asked = Asked(boxes=boxes, states=None if options.carry == "box" else state[None])
         proposals = here.ask(prompted(place, asked), multimask=False)
         state = proposals.state[0, 0]
         before, mask = np.count_nonzero(mask), here.full(state[None])[0].cpu().numpy() > 0
         now, iou = np.count_nonzero(mask), float(proposals.iou[0, 0])
         doubted = options.least_iou is not None and iou < options.least_iou
-        if doubted or not now or not 1 / options.most_change <= now / before <= options.most_change:
+        if doubted or not now or now > most or not 1 / options.most_change <= now / before <= options.most_change:
             return
         yield place, state
 

@@ -37,6 +37,7 @@ from .views import View
 from .volumes import Slices, find_whole, follow, require_one_axis
 
 BATCH = 64  # prompts answered together
+AN_IMAGE = "read it by vesalius.read, or make one: Image(array, Grid(shape)) with an array (C, Z, Y, X)"
 LOOKS_KEPT = 8  # in memory; a SAM's features are 4 MB a slice
 
 
@@ -88,9 +89,11 @@ class Session:
         device: str = "auto",
         sibling: SolidPrompter | str | Path | bool | None = None,
     ):
+        if not isinstance(image, Image | str | Path):
+            raise InputError(f"a session is of an image or its path, not of a {type(image).__name__}", fix=AN_IMAGE)
         self.image = image if isinstance(image, Image) else open_image(image)
         self.prompter = load_prompter(model, device=device) if model is None or isinstance(model, str | Path) else model
-        self.view = View.of(self.image, window, self.prompter.percentiles)
+        self.view = View.of(self.image, window, self.prompter.greys)
         self.cache, self._sibling = _cache(cache), sibling
         self._looks: OrderedDict[Plane, Look] = OrderedDict()
         self._steps: list[Step] = []  # one an `add`
@@ -162,11 +165,9 @@ class Session:
         `text`, `slice` and `axis` as in `predict`; a later prompt without a slice is on the last one's. They may lie on several
         slices of one axis: the mask then has them all, and `propagate` goes through them.
         """
-        told = self._resolved(ObjectPrompt(_listed(points), _listed(labels), box, mask, **rest))
         last = self._steps[-1] if self._steps else Step((), {})
         before = last.prompts
-        if before and told.dims == 2 and told.slice is None:
-            told = replace(told, slice=before[-1].slice, axis=before[-1].axis)
+        told = self._resolved(self._placed(ObjectPrompt(_listed(points), _listed(labels), box, mask, **rest), before))
         here = [each for each in before if self._place(each) == self._place(told)]
         others = tuple(each for each in before if each not in here)
         step = self._answered((*others, _joined(here[0], told) if here else told), told, last)
@@ -174,6 +175,19 @@ class Session:
         self._steps.append(step)
         self._undone.clear()
         return found
+
+    def _placed(self, told: ObjectPrompt, before: Sequence[ObjectPrompt]) -> ObjectPrompt:
+        """A prompt on a slice that it does not name is on the last one's; raises InputError where it names another axis."""
+        flat = told.dims == 2 or (isinstance(told.mask, np.ndarray) and told.mask.ndim == 2) or (
+            told.dims is None and told.text is not None
+        )
+        last = before[-1] if before else None
+        if last is None or last.slice is None or told.slice is not None or not flat:
+            return told
+        if (told.axis or last.axis or "axial") != (last.axis or "axial"):
+            fix = f"say which {told.axis} slice"
+            raise InputError(f"the object was prompted on {last.axis or 'axial'} slices before", fix=fix)
+        return replace(told, slice=last.slice, axis=last.axis)
 
     def undo(self) -> np.ndarray:
         """Take the last `add` back; the mask before it, empty before the first. Raises InputError where there is none."""
@@ -226,9 +240,9 @@ class Session:
         return self._on_image(self.follow(step.prompts, chosen, step))
 
     def _carrying(self, options: PropagateOptions | None) -> PropagateOptions:
-        """How to go from slice to slice as these weights learned to: without mask prompts by the box, unrated by area alone."""
+        """How to go from slice to slice as suits these weights; where they never learned to rate, areas alone stop it."""
         chosen = options or PropagateOptions(least_iou=PropagateOptions.least_iou if self.prompter.rates else None)
-        return chosen if "masks" in self.prompter.learned else replace(chosen, carry="box")
+        return replace(chosen, carry=chosen.carry or self.prompter.carries)
 
     def _require_learned(self, **given: bool) -> None:
         """Raises InputError for kinds of prompts that the weights were not trained with."""

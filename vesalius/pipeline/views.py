@@ -1,17 +1,20 @@
 """What a promptable model is shown of an image: one slice as an RGB picture of 8 bits, windowed by a rule that is said.
 
 8-bit pictures and volumes   as they are, or through the window given
-anything else                the window given, or else the weights' own percentiles, over the whole image; where all but a few
-                             pixels are alike and both percentiles therefore too, its least and greatest value
+anything else                the window given, or else the weights' own rule (`core/greys.py`): a window for CT, or percentiles
+                             over the whole image; where all but a few pixels are alike and both percentiles therefore too, its
+                             least and greatest value
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
-from ..core.errors import ChannelError
+from ..core.errors import ChannelError, InputError
+from ..core.greys import GreyRule
 from ..core.image import Grid, Image
 from ..core.prompts import Plane
 from ..transforms.intensity import Window, percentiles
@@ -26,8 +29,8 @@ class View:
     rule: str
 
     @classmethod
-    def of(cls, image: Image, window: tuple[float, float] | None, rule: tuple[float, float]) -> View:
-        """Through `window`, or by the percentiles `rule` where the image needs it and no window is given.
+    def of(cls, image: Image, window: tuple[float, float] | None, rule: GreyRule) -> View:
+        """Through `window`, or by the weights' `rule` where the image needs it and no window is given.
 
         Raises ChannelError unless grey or RGB, InputError for a window that does not rise.
         """
@@ -35,13 +38,20 @@ class View:
             file = image.source.path if image.source else None
             raise ChannelError(f"the image has {len(image.array)} channels", file=file, fix="prompts need a grey or an RGB image")
         if window is not None:
+            if len(window) != 2 or not all(map(math.isfinite, window)):
+                fix = "give (low, high), such as (-160, 240)"
+                raise InputError(f"the window {tuple(window)} is not two grey values", fix=fix)
             checked = Window(*window)
             return cls(image, (checked.low, checked.high), f"window {checked.low:g} to {checked.high:g}, as given")
         if image.array.dtype == np.uint8:
             return cls(image, None, "8 bits as stored")
-        found = [percentiles(channel, rule) for channel in image.array]  # of all channels: a picture keeps its colours
+        if image.units == "HU" and rule.window_hu is not None:
+            return cls(image, rule.window_hu, "window {:g} to {:g} HU, as the weights learned it".format(*rule.window_hu))
+        positive = rule.positive and bool((image.array > 0).any())
+        values = [channel[channel > 0] if positive else channel for channel in image.array]
+        found = [percentiles(each, (rule.low, rule.high)) for each in values if each.size]  # of all: a picture keeps its colours
         low, high = min(low for low, _ in found), max(high for _, high in found)
-        said = f"percentiles {rule[0]:g} and {rule[1]:g} of the image"
+        said = f"percentiles {rule.low:g} and {rule.high:g} of the {'values above 0' if positive else 'image'}"
         if low == high and image.array.min() < image.array.max():
             least, most = float(image.array.min()), float(image.array.max())
             return cls(image, (least, most), f"{said} are both {low:g}: from its least to its greatest, {least:g} to {most:g}")

@@ -128,7 +128,8 @@ def _sliced(found: Found, grid: Grid, axis: int) -> dict[int, np.ndarray]:
 
 def _axis_of(prompts: Sequence[ObjectPrompt], grid: Grid) -> int:
     """The house axis along which all prompts are sliced."""
-    axes = {find_plane(grid, 0, prompt.axis or "axial").axis for prompt in prompts}
+    said = {prompt.axis or "axial" for prompt in prompts if prompt.slice is not None or prompt.axis is not None}
+    axes = {find_plane(grid, 0, axis).axis for axis in said or {"axial"}}  # one in three dimensions lies along any
     require_one_axis(axes)
     return axes.pop()
 

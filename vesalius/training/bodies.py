@@ -12,13 +12,14 @@ from dataclasses import dataclass
 import cc3d
 import numpy as np
 
+from ..core.greys import USUAL
 from ..core.image import Image
 from ..io.files import read, read_mask
 from ..io.layouts import Case
 from ..pipeline.cubes import lengths
 from ..pipeline.upright import Upright
 from ..pipeline.views import View
-from .gallery import PERCENTILES, Opened
+from .gallery import Opened
 
 MOST = 12_000_000
 THIN = 3  # voxels that an object reaches at least along two of the axes
@@ -57,7 +58,7 @@ def raise_bodies(opened: Opened, case: Case, least: int) -> list[Body]:
 
 
 def _bodies(opened: Opened, name: str, image: Image, labels: np.ndarray, least: int) -> Iterator[Body]:
-    lies, grey = Upright.of(image.grid), View.of(image, opened.settings.window, PERCENTILES).volume()
+    lies, grey = Upright.of(image.grid), View.of(image, opened.settings.window, USUAL).volume()
     grey, labels, voxel = lies.volume(grey), lies.volume(labels), lies.sides(lengths(image.grid))
     while grey.size > MOST:
         grey, labels, voxel = halved(grey), np.ascontiguousarray(labels[::2, ::2, ::2]), 2 * voxel

@@ -17,6 +17,7 @@ import cc3d
 import numpy as np
 
 from ..core.errors import DatasetError
+from ..core.greys import USUAL
 from ..core.image import Image
 from ..core.prompts import Plane
 from ..io.datasets import read_patients
@@ -27,7 +28,6 @@ from ..pipeline.views import View
 from .prompting import Source
 from .recipe import Recipe
 
-PERCENTILES = (0.5, 99.5)  # of images beyond 8 bits, as load_prompter has them
 COARSE = 3.0  # slices across an axis this much coarser than the finest are no pictures anybody looks at
 Say = Callable[[str], None]
 
@@ -120,7 +120,7 @@ def hang(opened: Opened, case: Case, least_area_px: int) -> list[Picture]:
     assert case.mask is not None
     image = read(case.images[0] if len(case.images) == 1 else case.images)
     labels = read_mask(case.mask, like=image).array
-    view = View.of(image, opened.settings.window, PERCENTILES)
+    view = View.of(image, opened.settings.window, USUAL)
     planes = _planes(image, labels, opened.settings.slices, least_area_px)
     return [found for plane in planes for found in _pictures(opened, case.name, view, labels, plane, least_area_px)]
 

@@ -19,11 +19,11 @@ from pydantic import ConfigDict, Field, ValidationError
 from torch import nn
 
 from ..core.errors import DatasetError, InputError, OutputError, UnreadableFile
+from ..core.greys import USUAL
 from ..models.catalog import CATALOG, entry, make_config, plain
 from ..pipeline.glancer import VIEWS_KEY, GlanceOptions, GlancePrompter
 from ..pipeline.looks import Asked
 from ..pipeline.predictor import choose_device
-from ..pipeline.prompter import PERCENTILES
 from ..pipeline.runs import RUN_WEIGHTS
 from ..pipeline.solids import CUBES_KEY, CubeOptions
 from ..tasks.task import ModelSpec
@@ -87,7 +87,7 @@ class PromptPlan(Record):
         """What the weights file says of itself, for `load_prompter`."""
         about = {"name": self.name, "model": self.model.name, "config": self.model.config, "views": self.views}
         sources = {name: each.licence for name, each in (self.recipe.sources or {}).items() if each.share}
-        return {lesson_of(self.name).key: json.dumps(about | {"percentiles": PERCENTILES, "sources": sources})}
+        return {lesson_of(self.name).key: json.dumps(about | {"percentiles": USUAL[:2], "sources": sources})}
 
 
 def read_prompt_plan(path: Path) -> PromptPlan:

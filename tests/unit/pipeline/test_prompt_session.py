@@ -276,3 +276,24 @@ def test_words_about_a_volume_are_refused_as_words():
     for prompt in ({"text": "liver"}, {"text": "liver", "box": (3, 4, 5, 11, 10, 9)}, {"text": "liver", "slice": 5}):
         with pytest.raises(InputError, match="know no words"):
             session(volume("SAR")).predict(**prompt)
+
+
+def test_a_prompt_without_a_slice_is_on_the_last_ones_unless_it_names_another_axis():
+    grey = np.zeros((1, 7, 30, 50), np.uint8)
+    grey[0, 2:5, 12:26, 5:15] = 150
+    one = session(Image(grey, Grid((7, 30, 50), np.eye(4)[[2, 1, 0, 3]])))
+    one.add(box=(5, 12, 15, 26), slice=3)
+    one.add(mask=LOWER)
+    assert [each.slice for each in one._steps[-1].prompts] == [3]
+    assert np.array_equal(one.add(points=[(9, 17)])[3], LOWER)
+    with pytest.raises(InputError, match="prompted on axial slices before"):
+        one.add(points=[(9, 3)], axis="coronal")
+    assert [each.slice for each in one._steps[-1].prompts] == [3]
+
+
+def test_what_a_session_cannot_be_of_is_refused():
+    with pytest.raises(InputError, match="not of a ndarray"):
+        Session(np.zeros((30, 50), np.uint8), FloodPrompter())
+    for window in ((0, float("inf")), (5, 6, 7), (float("nan"), 3)):
+        with pytest.raises(InputError, match="not two grey values"):
+            session(window=window)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from vesalius.core.errors import InputError, WeightsError
+from vesalius.core.greys import GreyRule
 from vesalius.core.image import Grid, Image
 from vesalius.models.checkpoints import CHECKPOINTS, Imported
 from vesalius.models.contract import Prompts
@@ -114,10 +115,10 @@ def test_a_file_that_says_what_it_is_may_be_named_too_but_not_as_something_else(
         load_prompter("sam_vit_b", weights=path, device="cpu")
 
 
-def test_the_percentiles_are_those_of_the_weights_entry(tmp_path, monkeypatch):
-    monkeypatch.setitem(CHECKPOINTS, "medsam", replace(CHECKPOINTS["medsam"], percentiles=(1.0, 99.0)))
+def test_the_grey_rule_is_that_of_the_weights_entry(tmp_path, monkeypatch):
+    monkeypatch.setitem(CHECKPOINTS, "medsam", replace(CHECKPOINTS["medsam"], greys=GreyRule(1.0, 99.0)))
     path = Imported("sam", network(), FRAME, "medsam", 0, ()).write(tmp_path / "mine.safetensors", "tiny.pth")
-    assert load_prompter(path, device="cpu", precision="fp32").percentiles == (1.0, 99.0)
+    assert load_prompter(path, device="cpu", precision="fp32").greys == GreyRule(1.0, 99.0)
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,35 @@ def test_between_two_prompts_the_nearer_one_weighs_more():
     assert inside == pytest.approx([1.0, 0.75 * 1 + 0.25 * 2, 1.5, 0.25 * 1 + 0.75 * 2, 2.0, 2.0])
 
 
-@pytest.mark.parametrize("wrong", [{"most_change": 1.0}, {"margin": -0.1}, {"carry": "point"}])
+def test_a_mask_or_its_box_goes_on_alone_where_that_suits_the_model():
+    for carry, boxes, states in (("mask", False, True), ("both", True, True)):
+        echo = Echo()
+        propagate(lambda index, echo=echo: echo, {0: seed()}, (0, 2), PropagateOptions(carry=carry))
+        (asked,) = echo.asked
+        assert (asked.boxes is not None, asked.states is not None) == (boxes, states)
+
+
+class Filler(Echo):
+    """Fills whatever box it is given."""
+
+    def ask(self, asked, *, multimask):
+        logits = torch.full((1, 1, 20, 30), -1.0)
+        x0, y0, x1, y1 = asked.boxes[0].round().astype(int)
+        logits[0, 0, y0:y1, x0:x1] = 1.0
+        return Proposals(torch.tensor([[self.iou]]), logits)
+
+
+def test_a_mask_that_outgrows_what_was_prompted_is_not_followed():
+    found = propagate(lambda index: Filler(), {0: seed()}, (0, 20), PropagateOptions(margin=0.15, most_change=3))
+    areas = [np.count_nonzero(found[index] > 0) for index in sorted(found)]
+    assert areas[0] == 40 and max(areas) <= 160 and 2 < len(areas) < 10
+    on = propagate(lambda index: Filler(), {0: seed()}, (0, 20), PropagateOptions(margin=0.15, most_change=3, most_growth=100))
+    assert len(on) == 20 and np.count_nonzero(on[19] > 0) == 600  # the whole picture
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"most_change": 1.0}, {"most_growth": 1.0}, {"most_change": float("nan")}, {"margin": -0.1}, {"carry": "point"}]
+)
 def test_options_that_mean_nothing_are_refused(wrong):
     with pytest.raises(InputError):
         PropagateOptions(**wrong)

@@ -1,14 +1,17 @@
 """What a model is shown: one slice, 8 bits, through a window that is said."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from vesalius.core.errors import ChannelError
+from vesalius.core.greys import GreyRule
 from vesalius.core.image import Grid, Image
 from vesalius.core.prompts import Plane
 from vesalius.pipeline.views import View
 
-RULE = (0.0, 100.0)
+RULE = GreyRule(0.0, 100.0)
 
 
 def image(values: np.ndarray) -> Image:
@@ -40,10 +43,22 @@ def test_colours_stay_and_a_constant_image_is_black():
 def test_a_few_bright_pixels_in_the_dark_are_seen():
     sparse = np.zeros((1, 1, 50, 50), np.uint16)
     sparse[0, 0, 3, 4:8] = 4000
-    view = View.of(image(sparse), None, (0.5, 99.5))
+    view = View.of(image(sparse), None, GreyRule())
     assert np.array_equal(view.picture(Plane(0, 0))[..., 0] == 255, sparse[0, 0] > 0) and "0 to 4000" in view.rule
 
 
 def test_an_image_of_two_channels_is_refused():
     with pytest.raises(ChannelError, match="2 channels"):
         View.of(image(np.zeros((2, 1, 3, 4), np.uint8)), None, RULE)
+
+
+def test_weights_may_window_ct_and_count_the_values_above_zero_alone():
+    rule = GreyRule(0.0, 100.0, positive=True, window_hu=(-160, 240))
+    values = np.array([-1000, 0, 0, 5, 20, 10], np.float32).reshape(1, 1, 2, 3)
+    mr = View.of(image(values), None, rule)
+    assert mr.limits == (5.0, 20.0) and mr.rule == "percentiles 0 and 100 of the values above 0: 5 to 20"
+    ct = View.of(replace(image(values), units="HU"), None, rule)
+    assert ct.limits == (-160, 240) and ct.rule == "window -160 to 240 HU, as the weights learned it"
+    assert View.of(replace(image(values), units="HU"), (0, 80), rule).limits == (0, 80)  # the user's has the last word
+    assert View.of(image(-values), None, GreyRule(positive=True)).limits is not None
+    assert not View.of(image(np.zeros((1, 1, 2, 3), np.float32)), None, rule).picture(Plane(0, 0)).any()
