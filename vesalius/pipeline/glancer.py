@@ -77,7 +77,7 @@ class GlancePrompter:
     learned: tuple[str, ...] = LEARNED  # it was trained so (training/interactive.py)
     refines: bool = True
     rates: bool = True
-    carries: Carry = "mask"  # it fills boxes: films of polyps 0.935 by the mask, 0.848 by both with a box a tenth wider
+    carries: Carry = "mask"  # it fills boxes, also where the object has gone: docs/models/vesalius_mini.md
 
     def look(self, picture: np.ndarray, cache: EmbeddingCache | None = None) -> GlanceLook:
         """A picture (H, W, 3) uint8; nothing is worth keeping before it is known where to look."""
