@@ -264,8 +264,10 @@ def outline(model: str, config: dict[str, Any]) -> Segmenter:
 
 
 def fit_patch(patch: Shape3, model: str, config: dict[str, Any], dims: int) -> Shape3:
-    """The nearest patch that the network takes."""
-    size = outline(model, config).nearest_size(patch[3 - dims :])
+    """The nearest patch that the network takes. Raises InputError for a network whose answer fits no image."""
+    network = outline(model, config)
+    size = network.nearest_size(patch[3 - dims :])
+    network.output_size(size)
     return (1, size[0], size[1]) if dims == 2 else (size[0], size[1], size[2])
 
 
