@@ -28,9 +28,10 @@ import torch
 from torch import Tensor, nn
 
 from ..core.errors import WeightsError, unknown_name
+from . import catalog
 from .beit import for_reach
 from .blocks import resize_positions
-from .naming import State
+from .naming import State, unwrapped
 from .resnet_v2 import unit_name
 from .segvit import SegViT
 from .swin_unet import SwinUnet
@@ -82,7 +83,7 @@ def begin_with(model: nn.Module, file: str | Path) -> str:
 def read_weights(file: str | Path) -> State:
     """The tensors of a weights file, Google's .npz included; raises WeightsError."""
     file = Path(file)
-    return _read_npz(file) if file.suffix == ".npz" else load_state(file)[0]
+    return _read_npz(file) if file.suffix == ".npz" else unwrapped(load_state(file)[0])
 
 
 def family_of(state: State) -> str | None:
@@ -108,7 +109,11 @@ def _fill(model: nn.Module, state: State, file: Path) -> KeyReport:
             file=file,
             fix=f"give those of a {place.family}",
         )
-    state = place.fit(model, layout.convert(state))
+    try:
+        state = place.fit(model, layout.convert(state))
+    except (LookupError, TypeError, ValueError, RuntimeError) as error:  # tensors of other shapes than their names say
+        problem = f"this is no whole {layout.family}: {error}"
+        raise WeightsError(problem, file=file, fix="fetch or copy it again") from error
     apart = "of the file: "  # their head is not our head, whatever its name
     state = {name if name.split(".")[0] in place.parts else apart + name: tensor for name, tensor in state.items()}
     report = match_keys(model, state)
@@ -366,6 +371,12 @@ def for_grey(state: State, name: str, in_channels: int) -> State:
     if in_channels == 1 and name in state and state[name].shape[1] == 3:
         return {**state, name: state[name].sum(1, keepdim=True)}
     return state
+
+
+def takers(family: str) -> list[str]:
+    """The models of the catalog that a backbone of this family can begin."""
+    models = {name: one.builder(one.tiny[0]) for name, one in catalog.CATALOG.items() if one.kind == "segmenter"}
+    return [name for name, model in models.items() if isinstance(model, tuple(PLACES)) and place_of(model).family == family]
 
 
 def place_of(model: nn.Module) -> Place:

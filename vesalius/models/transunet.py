@@ -228,7 +228,6 @@ PARTS = {
 
 
 def _rename(name: str) -> str | None:
-    name = name.removeprefix("module.")
     if found := re.fullmatch(r"transformer\.encoder\.layer\.(\d+)\.(attention_norm|ffn_norm|attn\.out|ffn\.fc[12])\.(\w+)", name):
         return f"vit.layers.{found[1]}.{PARTS[found[2]]}.{found[3]}"
     if found := re.fullmatch(r"transformer\.encoder\.encoder_norm\.(\w+)", name):

@@ -355,3 +355,15 @@ def test_a_backbone_alone_is_not_imported_as_a_whole_network(tmp_path) -> None:
     for name, file in (("transunet", timm_vit(TransUNet(PLAIN))), ("swin_unet", swin(SwinUnet(SWIN)))):
         with pytest.raises(WeightsError, match=rf"not a whole '{name}'.*--model {name} --weights"):
             import_file(write(file, tmp_path / f"{name}.safetensors"), name)
+
+
+@pytest.mark.parametrize("asked", ["unetpp", "transunet"])
+def test_a_backbone_is_recommended_to_a_model_that_takes_it(asked: str, tmp_path) -> None:
+    with pytest.raises(WeightsError, match=rf"not a whole '{asked}'.*--model swin_unet --weights"):
+        import_file(write(swin(SwinUnet(SWIN)), tmp_path / "swin.safetensors"), asked)
+
+
+def test_a_backbone_of_misshapen_tensors_is_refused_in_a_line(tmp_path) -> None:
+    flat = {name: torch.zeros(()) for name in timm_vit(TransUNet(PLAIN))}
+    with pytest.raises(WeightsError, match=r"flat.safetensors: this is no whole ViT"):
+        load_backbone(TransUNet(PLAIN), write(flat, tmp_path / "flat.safetensors"))
