@@ -337,16 +337,30 @@ def into_swin_unet(model: SwinUnet, state: State) -> State:
 
 
 def into_segvit(model: SegViT, state: State) -> State:
-    """Positions on the model's grid, bicubic as in the original, the class token's kept in front; three channels for one."""
+    """Positions on the model's grid, bicubic as in the original, the class token's in front; three channels for one."""
     grid, ours = model.backbone.config.grid, State()
     for name, tensor in state.items():
-        if name == "vit.positions" and (side := isqrt(tensor.shape[1] - 1)) ** 2 == tensor.shape[1] - 1:
-            patches = resize_positions(tensor[:, 1:].unflatten(1, (side, side)), grid).flatten(1, 2)
-            tensor = torch.cat((tensor[:, :1], patches), 1)
+        if name == "vit.positions":
+            tensor = behind_token(tensor, grid)
         elif name.startswith("vit.biases."):
             tensor = for_reach(tensor, grid)
         ours[re.sub(r"^vit\.(?!norm\.)", "backbone.", name)] = tensor  # the norm at the end has no place
     return for_grey(ours, "backbone.embed.conv.weight", model.in_channels)
+
+
+def behind_token(positions: Tensor, grid: tuple[int, int]) -> Tensor:
+    """(1, 1 + N, D) or, of a ViT without a class token, (1, N, D), of a square image -> (1, 1 + H W, D), `grid` = (H, W).
+
+    Where there was no token, zeros stand for its position. Where N is no square number it comes back as it is.
+    """
+    first = positions[:, :1]
+    if (side := isqrt(positions.shape[1])) ** 2 == positions.shape[1] > 1:
+        first = torch.zeros_like(first)
+    elif (side := isqrt(positions.shape[1] - 1)) ** 2 == positions.shape[1] - 1:
+        positions = positions[:, 1:]
+    else:
+        return positions
+    return torch.cat((first, resize_positions(positions.unflatten(1, (side, side)), grid).flatten(1, 2)), 1)
 
 
 def on_grid(positions: Tensor, grid: tuple[int, int]) -> Tensor:
