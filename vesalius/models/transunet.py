@@ -183,14 +183,18 @@ def derive_transunet(needs: Needs) -> dict[str, Any]:
     """A TransUNet that learns from random weights, a fifth of the paper's work; positions for the run's own patch.
 
     The paper's sizes are pretrained: the recipe 'transunet' chooses them. A plain ViT has no skips, nor have patches of other
-    than 16 px, whose decoder is as long as they need.
+    than 16 px, whose decoder is as long as they need. A pretrained ResNet keeps its three channels, of which a grey image fills
+    each: its first weights are standardised over all three, so no kernel for one channel answers as they do.
     """
     patch = needs.chosen.get("patch_size", TransUNetConfig.patch_size)
     derived: dict[str, Any] = {**SMALL, "image_size": Multiples("TransUNet", (patch, patch), voxels=2).nearest(needs.patch)}
     if (stages := undoing(patch)) is not None:
         widths = SMALL["decoder_channels"]
         derived["decoder_channels"] = (*widths, *widths[-1:] * stages)[:stages]
-    return derived if needs.chosen.get("resnet_units", True) and patch == SHRINK else {**derived, "skips": 0}
+    hybrid = bool(needs.chosen.get("resnet_units", True))
+    if hybrid and needs.pretrained and needs.in_channels == 1:
+        derived["in_channels"] = 3
+    return derived if hybrid and patch == SHRINK else {**derived, "skips": 0}
 
 
 def official(config: dict[str, Any]) -> tuple[TransUNetConfig, Convert]:

@@ -12,11 +12,13 @@ from scipy.ndimage import zoom
 from torch import Tensor, nn
 
 from vesalius.core.errors import UnknownName, WeightsError
-from vesalius.models.catalog import CATALOG
+from vesalius.models.blocks import in_colours
+from vesalius.models.catalog import CATALOG, derived, make_config, plain
 from vesalius.models.checkpoints import import_file
+from vesalius.models.needs import Needs
 from vesalius.models.pretrained import begin_with, load_backbone, on_grid
 from vesalius.models.swin_unet import SwinUnet
-from vesalius.models.transunet import TransUNet
+from vesalius.models.transunet import TransUNet, TransUNetConfig
 from vesalius.models.unet import UNet
 from vesalius.models.weights import save
 
@@ -302,6 +304,22 @@ def test_one_channel_takes_the_sum_of_three(kind, tmp_path) -> None:
     colour, grey = (m.vit.embed if kind is TransUNet else m.embed for m in (source, model))
     x = torch.randn(1, 1, 16, 16)
     torch.testing.assert_close(grey(x), colour(x.expand(-1, 3, -1, -1)), atol=1e-4, rtol=1e-4)
+
+
+def test_a_pretrained_resnet_sees_grey_images_as_grey_colours(tmp_path) -> None:
+    source, file = random(TransUNet(HYBRID)), tmp_path / "hybrid.safetensors"
+    write(timm_vit(source), file)
+    sizes = {key: value for key, value in plain(HYBRID).items() if key not in ("in_channels", "classes", "image_size")}
+    needs = Needs(1, 3, 2, (64, 64), (1.0, 1.0), pretrained=True, chosen=sizes)
+    model = TransUNet(make_config(TransUNetConfig, derived("transunet", needs))).eval()
+    load_backbone(model, file)
+    grey = torch.randn(1, 1, 64, 64)
+    with torch.no_grad():
+        for found, wanted in zip(model.resnet(in_colours(grey, 3))[1], source.resnet(grey.repeat(1, 3, 1, 1))[1], strict=True):
+            assert torch.equal(found, wanted)
+        assert torch.equal(model(grey).main, model(grey.repeat(1, 3, 1, 1)).main)
+    own = (replace(needs, pretrained=False), replace(needs, chosen={"resnet_units": []}))
+    assert [derived("transunet", other)["in_channels"] for other in own] == [1, 1]
 
 
 def test_a_file_of_the_wrong_family_or_of_none_is_refused(tmp_path) -> None:
