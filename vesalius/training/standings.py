@@ -67,8 +67,9 @@ def remembered(out: Path, *, resume: bool) -> dict[str, Any]:
     if not resume:
         raise OutputError("a shoot-out lies here already", file=out, fix="go on with --resume, or choose another folder")
     asked = read_json(path, fix := "put a whole one back, or start a new shoot-out in another folder").get("asked")
-    models = asked.get("models") if isinstance(asked, dict) else None
-    if not isinstance(models, list) or not all(name in CATALOG for name in models) or not isinstance(asked.get("recipe"), dict):
+    asked = asked if isinstance(asked, dict) else {}
+    models, recipe = asked.get("models"), asked.get("recipe")
+    if not isinstance(models, list) or not all(name in CATALOG for name in models) or not isinstance(recipe, dict):
         raise UnreadableFile("this does not say what was asked", file=path, fix=fix)
     return asked
 
