@@ -318,8 +318,8 @@ def load_checkpoint(what: str | Path, folder: str | Path | None = None) -> tuple
 def _sam(entry: Checkpoint, state: State, path: str | Path) -> nn.Module:
     try:
         config = config_of(state)
-    except WeightsError:
-        raise
+    except WeightsError as error:
+        raise WeightsError(error.problem, file=path, fix=error.fix) from error
     except (LookupError, ValueError, TypeError, ArithmeticError, InputError) as error:
         raise WeightsError(f"this is no whole SAM: {error}", file=path, fix="fetch or copy it again") from error
     if config != entry.config:
