@@ -105,7 +105,7 @@ def import_weights(
         from ..models.checkpoints import import_file
 
         require_place(out, ".safetensors", overwrite)
-        imported = import_file(file, name, read_sizes(config) if config else None)
+        imported = import_file(file, name, read_sizes(config) if config else None, stated_in=config)
         imported.write(out, file)
         parts = [(part, count, "all") for part, count in imported.parts.items()]
         screen.table(("part of the network", "tensors", "matched"), parts)

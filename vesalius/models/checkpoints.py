@@ -22,11 +22,12 @@ from torch import nn
 from ..core.errors import InputError, WeightsError, unknown_name
 from ..core.greys import USUAL, GreyRule
 from . import catalog
-from .naming import State
-from .pretrained import family_of, read_weights
+from .naming import Convert, State
+from .pretrained import family_of, read_weights, takers
 from .sam.frame import Frame
 from .sam.official import UNUSED, config_of, to_ours
 from .sam.sam import PRESETS, SAMConfig
+from .stated import read_stated
 from .weights import converted, file_hash, is_ignored, load_into, load_state, save
 
 MODEL_KEY = "vesalius_model"  # of a file's metadata: JSON with model, config, frame, checkpoint and source
@@ -215,14 +216,18 @@ def download(name: str, folder: str | Path | None = None) -> Path:
     raise WeightsError(f"{entry.repo} has none of {', '.join(entry.files)}", file=place, fix=_by_hand(name, place))
 
 
-def import_file(path: str | Path, name: str, sizes: dict[str, Any] | None = None) -> Imported:
+def import_file(
+    path: str | Path, name: str, sizes: dict[str, Any] | None = None, *, stated_in: str | Path | None = None
+) -> Imported:
     """The network of an official file, `name` being released weights (medsam) or a model whose sizes the shapes tell (unet).
 
-    `sizes` is laid over what the shapes tell, in the names of the reference files' `config`, table by table.
-    Raises UnknownName, or WeightsError for tensors that do not fit, for another network than `name` has, and for sizes that
-    neither the shapes nor `sizes` tell.
+    `sizes` is laid over what the shapes tell, in the names of the reference files' `config`, table by table; `stated_in` is
+    the file that they stand in. Raises UnknownName, InputError for sizes that cannot be, or WeightsError for tensors that do
+    not fit, for another network than `name` has, and for sizes that neither the shapes nor `sizes` tell.
     """
     if name in CHECKPOINTS:
+        if sizes:
+            raise InputError(f"the sizes of '{name}' are known", file=stated_in, fix="leave them out")
         entry = CHECKPOINTS[name]
         state, _ = load_state(path, sha256=entry.sha256.get(Path(path).name))
         module = _sam(entry, state, path)
@@ -234,21 +239,40 @@ def import_file(path: str | Path, name: str, sizes: dict[str, Any] | None = None
         raise WeightsError(f"'{name}' does not say how an image is prepared", file=path, fix=f"name the weights: {known}")
     state, found = read_weights(path), catalog.entry(name)
     if (family := family_of(state)) is not None:
-        fix = f"begin a training with it: vesalius train DATASET --model {name} --weights {path}"
+        able = takers(family)
+        fix = f"begin a training with it: vesalius train DATASET --model {name if name in able else able[0]} --weights {path}"
         raise WeightsError(f"this is a pretrained {family} alone, not a whole '{name}'", file=path, fix=fix)
     if found.infer is None or found.official is None:
         fix = "use vesalius.models.weights.from_official with the sizes"
         raise WeightsError(f"the sizes of '{name}' cannot be read off a file", file=path, fix=fix)
-    told = _laid_over(_measured(name, state, path), sizes or {})
+    measured = _measured(name, state, path)
+    module, convert = _built(name, _laid_over(measured, read_stated(name, sizes or {}, stated_in)), path, stated_in)
     try:
-        config, convert = found.official(told)
+        return _imported(name, converted(module, state, convert), state, None, None)
+    except WeightsError as error:
+        raise WeightsError(error.problem, file=path, fix=error.fix) from error
+    except (LookupError, TypeError, ValueError, RuntimeError) as error:
+        raise WeightsError(f"this is no whole '{name}': {error}", file=path, fix="fetch or copy it again") from error
+
+
+def _built(name: str, told: dict[str, Any], path: str | Path, stated_in: str | Path | None) -> tuple[nn.Module, Convert]:
+    """The network of the sizes `told`, and the conversion of its tensors; raises WeightsError and InputError."""
+    found, where = catalog.entry(name), stated_in or path
+    try:
+        config, convert = found.official(told)  # type: ignore[misc]
     except KeyError as error:
         fix = "write it into a .toml or .json file and give that with --config"
         raise WeightsError(f"no tensor tells {error} of this '{name}'", file=path, fix=fix) from error
+    except InputError as error:
+        raise type(error)(error.problem, file=where, fix=error.fix) from error
+    except (TypeError, ValueError, ArithmeticError, LookupError) as error:  # each may be, together they cannot
+        raise InputError(f"no '{name}' has these sizes: {error}", file=where, fix="change what does not fit") from error
     try:
-        return _imported(name, converted(found.builder(config), state, convert), state, None, None)
-    except WeightsError as error:
-        raise WeightsError(error.problem, file=path, fix=error.fix) from error
+        return found.builder(config), convert
+    except InputError as error:
+        raise type(error)(error.problem, file=where, fix=error.fix) from error
+    except (TypeError, ValueError, ArithmeticError, LookupError, RuntimeError) as error:
+        raise InputError(f"no '{name}' has these sizes: {error}", file=where, fix="change what does not fit") from error
 
 
 def _measured(name: str, state: State, path: str | Path) -> dict[str, Any]:
@@ -257,7 +281,7 @@ def _measured(name: str, state: State, path: str | Path) -> dict[str, Any]:
         return catalog.entry(name).infer(state)  # type: ignore[misc]
     except WeightsError as error:
         raise WeightsError(error.problem, file=path, fix=error.fix) from error
-    except (LookupError, ValueError) as error:
+    except (LookupError, ValueError, TypeError, ArithmeticError) as error:
         raise WeightsError(f"this is no whole '{name}': {error}", file=path, fix="fetch or copy it again") from error
 
 
@@ -294,7 +318,12 @@ def load_checkpoint(what: str | Path, folder: str | Path | None = None) -> tuple
 
 
 def _sam(entry: Checkpoint, state: State, path: str | Path) -> nn.Module:
-    config = config_of(state)
+    try:
+        config = config_of(state)
+    except WeightsError as error:
+        raise WeightsError(error.problem, file=path, fix=error.fix) from error
+    except (LookupError, ValueError, TypeError, ArithmeticError, InputError) as error:
+        raise WeightsError(f"this is no whole SAM: {error}", file=path, fix="fetch or copy it again") from error
     if config != entry.config:
         differing = [f.name for f in dataclasses.fields(config) if getattr(config, f.name) != getattr(entry.config, f.name)]
         raise WeightsError(f"this is another network than expected, in {', '.join(differing)}", file=path, fix="check the name")

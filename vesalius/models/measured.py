@@ -60,7 +60,6 @@ def infer_attention_unet(state: State) -> dict[str, Any]:
 
 def infer_transunet(state: State) -> dict[str, Any]:
     """The hybrid, or the plain ViT; raises WeightsError."""
-    state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
     start = "transformer.embeddings."
     embed, positions = state.get(f"{start}patch_embeddings.weight"), state.get(f"{start}position_embeddings")
     if embed is None or positions is None or "segmentation_head.0.weight" not in state:
@@ -91,7 +90,7 @@ def infer_transunet(state: State) -> dict[str, Any]:
 
 def infer_swin_unet(state: State) -> dict[str, Any]:
     """With or without the original's prefix; the image's size is that of its masks of shifted windows. Raises WeightsError."""
-    state = {name.removeprefix("module.").removeprefix("swin_unet."): tensor for name, tensor in state.items()}
+    state = {name.removeprefix("swin_unet."): tensor for name, tensor in state.items()}
     embed = state.get("patch_embed.proj.weight")
     if embed is None or "output.weight" not in state:
         raise _strange("Swin-Unet", "that of the original")

@@ -19,6 +19,7 @@ class Needs:
     dims                  2 for pictures, 3 for volumes
     patch                 training patch in voxels, (Y, X) or (Z, Y, X); later brought to the nearest size the network takes
     spacing_mm            of its voxels in the same order, ones where the data carry none
+    pretrained            whether the network begins with an encoder that others trained, on colours
     deep_supervision      whether the recipe wants auxiliary outputs in training
     chosen                fields of the config that the recipe sets itself: they have the last word
     """
@@ -29,6 +30,7 @@ class Needs:
     patch: tuple[int, ...]
     spacing_mm: tuple[float, ...]
     deep_supervision: bool = True
+    pretrained: bool = False
     chosen: Mapping[str, Any] = field(default_factory=dict)
 
 

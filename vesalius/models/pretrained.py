@@ -28,9 +28,10 @@ import torch
 from torch import Tensor, nn
 
 from ..core.errors import WeightsError, unknown_name
+from . import catalog
 from .beit import for_reach
 from .blocks import resize_positions
-from .naming import State
+from .naming import State, unwrapped
 from .resnet_v2 import unit_name
 from .segvit import SegViT
 from .swin_unet import SwinUnet
@@ -82,7 +83,7 @@ def begin_with(model: nn.Module, file: str | Path) -> str:
 def read_weights(file: str | Path) -> State:
     """The tensors of a weights file, Google's .npz included; raises WeightsError."""
     file = Path(file)
-    return _read_npz(file) if file.suffix == ".npz" else load_state(file)[0]
+    return _read_npz(file) if file.suffix == ".npz" else unwrapped(load_state(file)[0])
 
 
 def family_of(state: State) -> str | None:
@@ -108,7 +109,11 @@ def _fill(model: nn.Module, state: State, file: Path) -> KeyReport:
             file=file,
             fix=f"give those of a {place.family}",
         )
-    state = place.fit(model, layout.convert(state))
+    try:
+        state = place.fit(model, layout.convert(state))
+    except (LookupError, TypeError, ValueError, RuntimeError) as error:  # tensors of other shapes than their names say
+        problem = f"this is no whole {layout.family}: {error}"
+        raise WeightsError(problem, file=file, fix="fetch or copy it again") from error
     apart = "of the file: "  # their head is not our head, whatever its name
     state = {name if name.split(".")[0] in place.parts else apart + name: tensor for name, tensor in state.items()}
     report = match_keys(model, state)
@@ -332,16 +337,30 @@ def into_swin_unet(model: SwinUnet, state: State) -> State:
 
 
 def into_segvit(model: SegViT, state: State) -> State:
-    """Positions on the model's grid, bicubic as in the original, the class token's kept in front; three channels for one."""
+    """Positions on the model's grid, bicubic as in the original, the class token's in front; three channels for one."""
     grid, ours = model.backbone.config.grid, State()
     for name, tensor in state.items():
-        if name == "vit.positions" and (side := isqrt(tensor.shape[1] - 1)) ** 2 == tensor.shape[1] - 1:
-            patches = resize_positions(tensor[:, 1:].unflatten(1, (side, side)), grid).flatten(1, 2)
-            tensor = torch.cat((tensor[:, :1], patches), 1)
+        if name == "vit.positions":
+            tensor = behind_token(tensor, grid)
         elif name.startswith("vit.biases."):
             tensor = for_reach(tensor, grid)
         ours[re.sub(r"^vit\.(?!norm\.)", "backbone.", name)] = tensor  # the norm at the end has no place
     return for_grey(ours, "backbone.embed.conv.weight", model.in_channels)
+
+
+def behind_token(positions: Tensor, grid: tuple[int, int]) -> Tensor:
+    """(1, 1 + N, D) or, of a ViT without a class token, (1, N, D), of a square image -> (1, 1 + H W, D), `grid` = (H, W).
+
+    Where there was no token, zeros stand for its position. Where N is no square number it comes back as it is.
+    """
+    first = positions[:, :1]
+    if (side := isqrt(positions.shape[1])) ** 2 == positions.shape[1] > 1:
+        first = torch.zeros_like(first)
+    elif (side := isqrt(positions.shape[1] - 1)) ** 2 == positions.shape[1] - 1:
+        positions = positions[:, 1:]
+    else:
+        return positions
+    return torch.cat((first, resize_positions(positions.unflatten(1, (side, side)), grid).flatten(1, 2)), 1)
 
 
 def on_grid(positions: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -366,6 +385,12 @@ def for_grey(state: State, name: str, in_channels: int) -> State:
     if in_channels == 1 and name in state and state[name].shape[1] == 3:
         return {**state, name: state[name].sum(1, keepdim=True)}
     return state
+
+
+def takers(family: str) -> list[str]:
+    """The models of the catalog that a backbone of this family can begin."""
+    models = {name: one.builder(one.tiny[0]) for name, one in catalog.CATALOG.items() if one.kind == "segmenter"}
+    return [name for name, model in models.items() if isinstance(model, tuple(PLACES)) and place_of(model).family == family]
 
 
 def place_of(model: nn.Module) -> Place:

@@ -284,7 +284,7 @@ def official(config: dict[str, Any]) -> tuple[SwinUnetConfig, Convert]:
         window=config["window"],
     )
     last = len(ours.depths) - 1
-    return ours, renamed(lambda name: rename(name.removeprefix("module.").removeprefix("swin_unet."), last))
+    return ours, renamed(lambda name: rename(name.removeprefix("swin_unet."), last))
 
 
 PARTS = {

@@ -54,7 +54,8 @@ class TransUNetConfig:
     resnet_width      channels at 1/2 of the size, a multiple of 32
     patch_size        pixels a token stands for; behind the residual network a multiple of 16
     bottleneck        channels that enter the decoder
-    decoder_channels  of each up-sampling by two; four of them bring patches of 16 px back to full size, three those of 8 px
+    decoder_channels  of each up-sampling by two; four of them bring patches of 16 px back to full size, three those of 8 px.
+                      Another number can be built and loaded; `output_size` refuses it, and so does whatever asks for it
     skips             how many of the residual network's three maps the decoder is given, the coarsest first
     dropout           on the embedded patches and in each MLP
     """
@@ -159,18 +160,41 @@ class TransUNet(nn.Module, TakesMultiples):
         return Outputs(self.head(x))
 
     def output_size(self, size: Axes) -> Axes:
-        """The size of `Outputs.main`: that of the input where the decoder undoes the patches. Raises ShapeError."""
-        return tuple(n // self.config.patch_size * 2 ** len(self.config.decoder_channels) for n in self.sizes.check(size))
+        """The size of `Outputs.main`, that of the input. Raises ShapeError; InputError where the decoder undoes no such patches.
+
+        An answer of another size would be taken for that of a valid convolution: for the middle of the image, at its scale.
+        """
+        size, patch, stages = self.sizes.check(size), self.config.patch_size, len(self.config.decoder_channels)
+        if 2**stages != patch:
+            needed = undoing(patch)
+            raise InputError(
+                f"{stages} decoder_channels turn a patch of {patch} px into one of {2**stages}: the answer fits no image",
+                fix="make patch_size a power of 2" if needed is None else f"give {needed} decoder_channels",
+            )
+        return size
+
+
+def undoing(patch: int) -> int | None:
+    """How many up-samplings by two bring patches of so many pixels back to full size; None where no number does."""
+    return patch.bit_length() - 1 if patch.bit_count() == 1 else None
 
 
 def derive_transunet(needs: Needs) -> dict[str, Any]:
     """A TransUNet that learns from random weights, a fifth of the paper's work; positions for the run's own patch.
 
-    The paper's sizes are pretrained: the recipe 'transunet' chooses them. A plain ViT has no skips.
+    The paper's sizes are pretrained: the recipe 'transunet' chooses them. A plain ViT has no skips, nor have patches of other
+    than 16 px, whose decoder is as long as they need. A pretrained ResNet keeps its three channels, of which a grey image fills
+    each: its first weights are standardised over all three, so no kernel for one channel answers as they do.
     """
     patch = needs.chosen.get("patch_size", TransUNetConfig.patch_size)
     derived: dict[str, Any] = {**SMALL, "image_size": Multiples("TransUNet", (patch, patch), voxels=2).nearest(needs.patch)}
-    return derived if needs.chosen.get("resnet_units", True) else {**derived, "skips": 0}
+    if (stages := undoing(patch)) is not None:
+        widths = SMALL["decoder_channels"]
+        derived["decoder_channels"] = (*widths, *widths[-1:] * stages)[:stages]
+    hybrid = bool(needs.chosen.get("resnet_units", True))
+    if hybrid and needs.pretrained and needs.in_channels == 1:
+        derived["in_channels"] = 3
+    return derived if hybrid and patch == SHRINK else {**derived, "skips": 0}
 
 
 def official(config: dict[str, Any]) -> tuple[TransUNetConfig, Convert]:
@@ -208,7 +232,6 @@ PARTS = {
 
 
 def _rename(name: str) -> str | None:
-    name = name.removeprefix("module.")
     if found := re.fullmatch(r"transformer\.encoder\.layer\.(\d+)\.(attention_norm|ffn_norm|attn\.out|ffn\.fc[12])\.(\w+)", name):
         return f"vit.layers.{found[1]}.{PARTS[found[2]]}.{found[3]}"
     if found := re.fullmatch(r"transformer\.encoder\.encoder_norm\.(\w+)", name):

@@ -17,6 +17,7 @@ def official_segvit(config: dict[str, Any]) -> tuple[SegViTConfig, Convert]:
     """Our configuration for a reference file's `config` {backbone, head}, and the conversion of its tensors; raises UnknownName.
 
     Sizes may be one number or (H, W). A single head has its projection unless `use_proj` is false, as in the original.
+    The Shrink form must say `shrink_at`: no tensor's name or shape depends on it.
     """
     trunk, head = config["backbone"], config["head"]
     kind = head.get("kind", "atm")
@@ -33,7 +34,8 @@ def official_segvit(config: dict[str, Any]) -> tuple[SegViTConfig, Convert]:
             depth=trunk["layers"],
             heads=trunk["heads"],
             out_layers=tuple(trunk["out_layers"]),
-            shrink_at=-1 if trunk.get("shrink_at") is None else trunk["shrink_at"],
+            # Left out of a Shrink form it would be another network.
+            shrink_at=-1 if kind != "atm_shrunk" and trunk.get("shrink_at") is None else trunk["shrink_at"],
         ),
         head=HeadConfig(kind, head["embed_dim"], head["heads"], head.get("layers", 3), projection=head.get("use_proj", True)),
     )

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..core.atomic import atomic
 from ..core.errors import WeightsError
 from . import catalog
-from .naming import Convert
+from .naming import Convert, unwrapped
 from .sam.upscaling import Spread
 
 log = logging.getLogger(__name__)
@@ -130,7 +130,7 @@ def from_official(model: str, state: dict[str, Any], config: dict[str, Any], *, 
 
 def converted(module: nn.Module, state: dict[str, Any], convert: Convert, *, strict: bool = True) -> nn.Module:
     """The module, in eval mode, with an official state dict after its conversion; errors as in `from_official`."""
-    ours = convert({k: v for k, v in state.items() if not is_ignored(k)})
+    ours = convert({k: v for k, v in unwrapped(state).items() if not is_ignored(k)})
     report = match_keys(module, ours)
     if not report.fits and strict:
         raise WeightsError(f"the official weights do not fit: {report}", fix="check the config against the file")
@@ -189,8 +189,10 @@ def _read_pickle(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             content = content[wrapper]
     if not isinstance(content, dict):
         raise WeightsError("this checkpoint holds no state dict", file=path, fix="save model.state_dict()")
+    if unnamed := [key for key in content if not isinstance(key, str)]:
+        raise WeightsError(f"{unnamed[0]!r} is no name of a tensor", file=path, fix="save model.state_dict()")
     state = {k: v for k, v in content.items() if isinstance(v, Tensor)}
-    if odd := [k for k in content if k not in state and not is_ignored(str(k))]:
-        more = _few(tuple(map(str, odd)))
+    if odd := [k for k in content if k not in state and not is_ignored(k)]:
+        more = _few(tuple(odd))
         raise WeightsError(f"this checkpoint holds more than tensors: {more}", file=path, fix="save model.state_dict() alone")
     return state, {}

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -18,6 +19,7 @@ from torch import nn
 
 from ..core.errors import InputError, UnknownName, WeightsError, unknown_name
 from ..models.catalog import CATALOG, build
+from ..models.checkpoints import MODEL_KEY
 from ..models.compiled import Compiled, require_openvino
 from ..models.weights import file_hash, load_into, load_state
 from ..tasks.catalog import TASKS
@@ -175,12 +177,23 @@ def _load_one(path: Path, named: Task | None, sha256: str | None) -> tuple[Task,
     own = read_task(metadata[TASK_KEY], str(path)) if TASK_KEY in metadata else None
     task = named if sha256 is not None else own or named
     if task is None:
-        raise WeightsError("this file does not say what it was trained for", file=path, fix="name the task with --task")
+        raise WeightsError("this file does not say what it was trained for", file=path, fix=_use_of(path, metadata))
     if named is not None and named.labels.values != task.labels.values:
         raise WeightsError(f"these weights were trained for '{task.name}', not for '{named.name}'", file=path)
     model = build(task.model.name, task.model.config)
     load_into(model, state, file=path)
     return task, model
+
+
+def _use_of(path: Path, metadata: dict[str, str]) -> str:
+    """What can be done with a weights file that carries no task; `vesalius models import` writes such files."""
+    if MODEL_KEY not in metadata:
+        return "name the task with --task"
+    record = json.loads(metadata[MODEL_KEY])
+    if record["frame"] is not None:
+        return "point at objects with it: --model FILE, and prompts"
+    train = f"vesalius train DATASET --model {record['model']} --weights {path}"
+    return f"teach it one: {train}, its sizes under [model] of the recipe; or name the task that it knows with --task"
 
 
 def _settle(model: nn.Module, device: torch.device) -> nn.Module:

@@ -90,7 +90,8 @@ def measure(plan: Plan, device: torch.device) -> Footprint:
     model = build(plan.model.name, plan.model.config).eval().requires_grad_(False).to(device)
     model.to(memory_format=layout)  # type: ignore[call-overload]
     array = noise(plan, plan.task.inference.patch).image
-    for _ in tiled(model, array, patch=plan.task.inference.patch, precision=plan.recipe.precision):
+    context = plan.task.slices.context if plan.task.slices else 0
+    for _ in tiled(model, array, patch=plan.task.inference.patch, precision=plan.recipe.precision, context=context):
         pass
     inference = meter.peak()
     del model
@@ -115,6 +116,7 @@ def noise(plan: Plan, size: tuple[int, ...]) -> Prepared:
     """A prepared case of noise: every class, or a few objects, everywhere."""
     rng = np.random.default_rng(0)
     channels = plan.model.config.get("in_channels", len(plan.task.channels))
+    channels //= plan.task.slices.planes if plan.task.slices else 1  # the neighbours are added where samples and tiles are cut
     mask = rng.integers(0, 2 if plan.task.instances else len(plan.task.labels) + 1, size).astype(np.int32)
     return Prepared("noise", rng.random((channels, *size), dtype=np.float32), mask, spots_of(mask, plan.task))
 

@@ -16,7 +16,7 @@ from ..core.errors import DatasetError, InputError, OutputError, unknown_name
 from ..io.datasets import open_dataset
 from ..models.catalog import build, entry
 from ..models.compiled import require_no_openvino
-from ..models.pretrained import read_weights
+from ..models.pretrained import begin_with, read_weights
 from ..pipeline.predictor import choose_device
 from ..pipeline.runs import RUN_WEIGHTS
 from ..tasks.catalog import TASKS
@@ -108,6 +108,8 @@ def begin(dataset: Path, run: Path, options: TrainOptions, say: Say, seen: Seen 
     if run.is_file():
         raise OutputError("a file stands where the run should go", file=run, fix="choose another folder")
     plan, data = read_or_derive(dataset, options, say, seen)
+    if plan.recipe.start is not None:  # weights that do not fit are told before a plan stands in the way of the next try
+        begin_with(build(plan.task.model.name, plan.task.model.config), plan.recipe.start)
     fraction = plan.recipe.validation_fraction
     split = split_cases(
         data.cases, fraction=fraction, seed=plan.recipe.seed, folds=options.folds, fold=options.fold or 0, say=say

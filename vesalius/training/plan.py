@@ -26,6 +26,7 @@ from ..core.image import Shape3
 from ..models.catalog import build, derived, entry, make_config, plain
 from ..models.contract import Segmenter
 from ..models.needs import Needs
+from ..models.pretrained import family_of, read_weights
 from ..pipeline.predictor import TASK_KEY
 from ..tasks.decide import Argmax, Decision, Objects, Regions
 from ..tasks.task import Inference, ModelSpec, Slices, Task
@@ -246,7 +247,8 @@ def network(model: str, patch: Shape3, found: Fingerprint, outputs: int, recipe:
     spacing = recipe.spacing_mm or found.median_spacing or (1.0, 1.0, 1.0)
     dims, channels = (2, found.channels * slices.planes) if slices else (found.dims, found.channels)
     first = 3 - dims
-    needs = Needs(channels, outputs, dims, patch[first:], spacing[first:], recipe.deep_supervision, recipe.model)
+    pretrained = recipe.start is not None and family_of(read_weights(recipe.start)) is not None
+    needs = Needs(channels, outputs, dims, patch[first:], spacing[first:], recipe.deep_supervision, pretrained, recipe.model)
     return derived(model, needs)
 
 
@@ -264,8 +266,10 @@ def outline(model: str, config: dict[str, Any]) -> Segmenter:
 
 
 def fit_patch(patch: Shape3, model: str, config: dict[str, Any], dims: int) -> Shape3:
-    """The nearest patch that the network takes."""
-    size = outline(model, config).nearest_size(patch[3 - dims :])
+    """The nearest patch that the network takes. Raises InputError for a network whose answer fits no image."""
+    network = outline(model, config)
+    size = network.nearest_size(patch[3 - dims :])
+    network.output_size(size)
     return (1, size[0], size[1]) if dims == 2 else (size[0], size[1], size[2])
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import gc
-import json
 import math
 import time
 from collections.abc import Mapping
@@ -20,20 +19,23 @@ from typing import Any
 import numpy as np
 from accelerate import PartialState
 
-from ..core.errors import InputError, OutputError, VesaliusError
+from ..core.errors import InputError, OutputError, UnreadableFile, VesaliusError
 from ..models.catalog import CATALOG, entry, gflops, parameter_count
 from ..models.needs import check_dims
 from ..pipeline.predictor import Predictor, choose_device, load
 from ..pipeline.ranking import Cost, Entrant, rank
+from ..pipeline.runs import RUN_WEIGHTS
 from ..pipeline.segment import segment_image
-from .footprint import footprint
+from .checkpoint import CHECKPOINT
+from .footprint import Footprint, footprint
 from .inspect import Fingerprint, by
 from .loop import Seen, adjust, begin, fit, limit_of, look
 from .plan import VOXELS, Plan, choose_patch, outline, prepared_shapes
 from .recipe import Recipe, override, read_recipe
 from .session import Say, TrainOptions
+from .slicewise import thickest, turned
 from .split import Split
-from .standings import RESULT, ShootOut, notes_on, remembered, write, write_json
+from .standings import RESULT, ShootOut, notes_on, read_json, remembered, write, write_json
 from .summary import Scored, read_scores
 
 ALL, RECIPE, COST = "all", "shootout", "cost.json"
@@ -85,7 +87,7 @@ def shoot_out(
     before = remembered(Path(out), resume=options.resume)
     recipe = common_recipe(options, before, Path(out))
     seen = look(Path(dataset), options, say)
-    names = entrants(listed, before.get("models", ()), seen[1].dims, say)
+    names = entrants(listed, before.get("models", ()), seen[1].dims, recipe.slices is not None, say)
     course = Course(Path(dataset), Path(out), options, with_patch(recipe, seen[1]), seen, names, say)
     if not before:
         course.told({}, {}, {})  # from here on it can be resumed, whatever happens
@@ -135,15 +137,23 @@ def read_names(text: str) -> tuple[str, ...] | None:
     return names
 
 
-def entrants(listed: tuple[str, ...] | None, before: tuple[str, ...], dims: int, say: Say) -> tuple[str, ...]:
-    """Those of an earlier start, then those asked for; of 'all' only what takes the data's dimensions. Raises InputError."""
+def entrants(
+    listed: tuple[str, ...] | None, before: tuple[str, ...], dims: int, sliced: bool, say: Say
+) -> tuple[str, ...]:
+    """Those of an earlier start, then those asked for; of 'all' only what takes the data's dimensions. Raises InputError.
+
+    Where the recipe asks for slices of volumes (`sliced`) these are two, and whoever is named goes slice by slice if it must.
+    """
     if listed is None:
         able = [name for name, one in CATALOG.items() if one.kind == "segmenter"]
-        listed = tuple(name for name in able if dims in entry(name).dims)
+        wanted = 2 if sliced else dims
+        listed = tuple(name for name in able if wanted in entry(name).dims)
         if left := [name for name in able if name not in listed]:
-            say(f"left out, as they take no {dims}D data: {', '.join(left)}")
+            hint = "; named, or with [slices] in the recipe, they go slice by slice" if wanted == 3 else ""
+            say(f"left out, as they take no {wanted}D data: {', '.join(left)}{hint}")
     for name in listed:
-        check_dims(name, entry(name).dims, dims)
+        if dims == 2 or sliced:  # volumes are for every model, plane by plane where it is a 2D one
+            check_dims(name, entry(name).dims, 2)
     return tuple(dict.fromkeys([*before, *listed]))
 
 
@@ -171,9 +181,13 @@ def with_patch(recipe: Recipe, found: Fingerprint) -> Recipe:
     """The recipe with the patch that all models share: its own, or the median image, cut where it is larger than WHOLE."""
     if recipe.patch is not None:
         return recipe
+    dims = found.dims
+    if recipe.slices and dims == 3:
+        found, dims = turned(found, recipe.slices.axis or thickest(found)), 2
     z, y, x = (int(n) for n in np.median(prepared_shapes(found, recipe), 0))
-    z, y, x = (z, y, x) if z * y * x <= WHOLE * VOXELS[found.dims] else choose_patch((z, y, x), found.dims)
-    if found.dims == 2:
+    z = 1 if dims == 2 else z
+    z, y, x = (z, y, x) if z * y * x <= WHOLE * VOXELS[dims] else choose_patch((z, y, x), dims)
+    if dims == 2:
         y, x = (max(STEP, round(n / STEP) * STEP) for n in (y, x))
     return recipe.model_copy(update={"patch": (z, y, x)})
 
@@ -186,6 +200,7 @@ def begin_all(course: Course) -> tuple[Runs, dict[str, str]]:
     runs: Runs = {}
     failures: dict[str, str] = {}
     for name in course.names:
+        require_plan(course.out / name)
         try:
             plan, split, _ = begin(course.dataset, course.out / name, options_for(course, name), silent, course.seen)
         except OutputError:
@@ -202,6 +217,13 @@ def begin_all(course: Course) -> tuple[Runs, dict[str, str]]:
     return runs, failures
 
 
+def require_plan(run: Path) -> None:
+    """Raises OutputError where a run that has begun has lost its plan: without it nobody can go on."""
+    if not (run / "plan.toml").is_file() and any((run / name).exists() for name in (CHECKPOINT, RUN_WEIGHTS)):
+        fix = "put that file back, or delete this folder: the model is then trained anew"
+        raise OutputError("this run has lost its plan.toml", file=run, fix=fix)
+
+
 def options_for(course: Course, name: str) -> TrainOptions:
     """The options of one model's run: a new one by the common recipe, one that has begun by its own plan."""
     begun = (course.out / name / "plan.toml").is_file()
@@ -215,8 +237,14 @@ def is_finished(run: Path) -> bool:
 
 
 def read_cost(run: Path) -> dict[str, Any]:
-    """What has been measured so far."""
-    return json.loads((run / COST).read_text(encoding="utf-8")) if (run / COST).is_file() else {}
+    """What has been measured so far. Raises UnreadableFile."""
+    path = run / COST
+    if not path.is_file():
+        return {}
+    found = read_json(path, fix := "delete it: what it held is measured again")
+    if not {*Footprint._fields} <= found.keys() <= {*Footprint._fields, "images_per_second"}:
+        raise UnreadableFile("this is no record of a model's cost", file=path, fix=fix)
+    return found
 
 
 def train_one(course: Course, name: str, plan: Plan, split: Split) -> None:

@@ -16,7 +16,8 @@ from typing import Any
 import torch
 
 from ..core.atomic import atomic
-from ..core.errors import OutputError
+from ..core.errors import OutputError, UnreadableFile
+from ..models.catalog import CATALOG
 from ..pipeline.pareto import pareto
 from ..pipeline.ranking import Ranking, table
 from .inspect import by
@@ -52,7 +53,10 @@ def write(result: ShootOut, asked: Mapping[str, Any], title: str) -> None:
 
 
 def remembered(out: Path, *, resume: bool) -> dict[str, Any]:
-    """What OUT/shootout.json says was asked when the shoot-out began; empty for a new one. Raises OutputError."""
+    """What OUT/shootout.json says was asked when the shoot-out began; empty for a new one.
+
+    Raises OutputError, and UnreadableFile for one that is damaged.
+    """
     path = out / RESULT
     if out.is_file():
         raise OutputError("a file stands where the shoot-out should go", file=out, fix="choose another folder")
@@ -62,7 +66,12 @@ def remembered(out: Path, *, resume: bool) -> dict[str, Any]:
         return {}
     if not resume:
         raise OutputError("a shoot-out lies here already", file=out, fix="go on with --resume, or choose another folder")
-    return json.loads(path.read_text(encoding="utf-8"))["asked"]
+    asked = read_json(path, fix := "put a whole one back, or start a new shoot-out in another folder").get("asked")
+    asked = asked if isinstance(asked, dict) else {}
+    models, recipe = asked.get("models"), asked.get("recipe")
+    if not isinstance(models, list) or not all(name in CATALOG for name in models) or not isinstance(recipe, dict):
+        raise UnreadableFile("this does not say what was asked", file=path, fix=fix)
+    return asked
 
 
 def notes_on(runs: Mapping[str, tuple[Plan, Split]], ends: str, device: torch.device) -> tuple[str, ...]:
@@ -109,6 +118,17 @@ def finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [finite(each) for each in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def read_json(path: Path, fix: str) -> dict[str, Any]:
+    """The record in a file of ours; raises UnreadableFile with the `fix`."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UnreadableFile("this file is damaged", file=path, fix=fix) from error
+    if not isinstance(found, dict):
+        raise UnreadableFile("this file is damaged", file=path, fix=fix)
+    return found
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -124,6 +124,11 @@ def test_an_official_file_alone_does_not_say_how_to_prepare_an_image(small: Path
 def test_weights_of_another_size_or_cut_short_are_refused(small: Path, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="another network than expected, in encoder"):
         import_file(small, "sam_vit_b")
+    with pytest.raises(InputError, match=r"sizes\.toml: the sizes of 'medsam' are known"):
+        import_file(small, "medsam", {"heads": 4}, stated_in="sizes.toml")
+    save_file({"image_encoder.patch_embed.proj.weight": torch.zeros(())}, tmp_path / "flat.safetensors")
+    with pytest.raises(WeightsError, match=r"flat\.safetensors: this is no"):
+        import_file(tmp_path / "flat.safetensors", "medsam")
     state = load_file(small)
     del state["mask_decoder.iou_prediction_head.layers.2.bias"]
     save_file(state, tmp_path / "cut.safetensors")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from vesalius.core.errors import WeightsError
+from vesalius.core.errors import InputError, WeightsError
 from vesalius.models.catalog import CATALOG, entry
 from vesalius.models.checkpoints import import_file
 from vesalius.models.weights import load_state
@@ -42,6 +42,63 @@ def test_half_of_an_official_file_is_refused_by_its_name(folder: str, shared_par
         save_file({name: state[name] for name in part}, file)
         with pytest.raises(WeightsError, match=file.name):
             import_file(file, model, UNTOLD.get(folder))
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_files_that_data_parallel_wrote_are_the_same_files(folder: str, shared_parity: Path, tmp_path: Path) -> None:
+    file = shared_parity / folder / "state.safetensors"
+    model = json.loads((shared_parity / folder / "config.json").read_text())["model"]
+    save_file({f"module.{name}": tensor for name, tensor in load_state(file)[0].items()}, tmp_path / "parallel.safetensors")
+    plain, wrapped = (import_file(f, model, UNTOLD.get(folder)) for f in (file, tmp_path / "parallel.safetensors"))
+    ours = plain.module.state_dict()
+    assert wrapped.used == plain.used and wrapped.module.config == plain.module.config
+    assert all(torch.equal(tensor, ours[name]) for name, tensor in wrapped.module.state_dict().items())
+
+
+def test_a_shrunk_segvit_is_never_built_unshrunk(shared_parity: Path) -> None:
+    sizes = {"backbone": {"heads": 4, "out_layers": [1, 5]}, "head": {"heads": 4}}
+    with pytest.raises(WeightsError, match=r"no tensor tells 'shrink_at' .* --config"):
+        import_file(shared_parity / "segvit_shrunk" / "state.safetensors", "segvit", sizes)
+
+
+@pytest.mark.parametrize(
+    ("folder", "sizes", "said"),
+    [
+        ("segvit_shrunk", {"backbone": {"shrinkat": 2}}, r"no size of 'segvit' 'backbone.shrinkat'.*'backbone.shrink_at'"),
+        ("segvit", {"backbone": 3}, r"backbone = 3 is no table"),
+        ("segvit", {"backbone": {"out_layers": 3}}, r"backbone.out_layers = 3 does not fit"),
+        ("unetpp_2d", {"heads": 4}, r"no size of 'unetpp' 'heads'"),
+        ("unetpp_nested", {"widths": "abc"}, r"widths = 'abc' does not fit"),
+        ("unetpp_nested", {"classes": "two"}, r"classes = 'two' does not fit"),
+        ("unetpp_nested", {"base": 8}, r"no 'unetpp' has these sizes: .*'base'"),
+        ("transunet", {"heads": "four"}, r"heads = 'four' does not fit"),
+        ("transunet", {"heads": 0}, r"heads = 0 does not fit"),
+        ("transunet", {"heads": 5}, r"48 channels cannot be shared by 5 heads"),
+        ("transunet", {"decoder_channels": 3}, r"decoder_channels = 3 does not fit"),
+        ("swin_unet", {"image_size": "a"}, r"image_size = 'a' does not fit"),
+        ("swin_unet", {"depths": 2}, r"depths = 2 does not fit"),
+    ],
+)
+def test_a_stated_size_that_cannot_be_is_named_with_its_file(folder: str, sizes: dict, said: str, shared_parity: Path) -> None:
+    model = json.loads((shared_parity / folder / "config.json").read_text())["model"]
+    with pytest.raises(InputError, match=rf"sizes\.toml: .*{said}"):
+        import_file(shared_parity / folder / "state.safetensors", model, sizes, stated_in="sizes.toml")
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_a_reference_files_whole_config_may_be_stated(folder: str, shared_parity: Path) -> None:
+    record = json.loads((shared_parity / folder / "config.json").read_text())
+    imported = import_file(shared_parity / folder / "state.safetensors", record["model"], record["config"])
+    assert imported.module.config == entry(record["model"]).official(record["config"])[0]
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_a_file_whose_tensors_are_single_numbers_is_refused_by_its_name(folder: str, shared_parity: Path, tmp_path: Path) -> None:
+    model = json.loads((shared_parity / folder / "config.json").read_text())["model"]
+    state, file = load_state(shared_parity / folder / "state.safetensors")[0], tmp_path / "flat.safetensors"
+    save_file({name: torch.zeros(()) for name in state}, file)
+    with pytest.raises(WeightsError, match=r"flat.safetensors: this is no whole"):
+        import_file(file, model, UNTOLD.get(folder))
 
 
 def test_every_segmenter_with_an_official_layout_can_be_imported() -> None:

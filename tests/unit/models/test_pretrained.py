@@ -12,11 +12,13 @@ from scipy.ndimage import zoom
 from torch import Tensor, nn
 
 from vesalius.core.errors import UnknownName, WeightsError
-from vesalius.models.catalog import CATALOG
+from vesalius.models.blocks import in_colours
+from vesalius.models.catalog import CATALOG, derived, make_config, plain
 from vesalius.models.checkpoints import import_file
+from vesalius.models.needs import Needs
 from vesalius.models.pretrained import begin_with, load_backbone, on_grid
 from vesalius.models.swin_unet import SwinUnet
-from vesalius.models.transunet import TransUNet
+from vesalius.models.transunet import TransUNet, TransUNetConfig
 from vesalius.models.unet import UNet
 from vesalius.models.weights import save
 
@@ -304,6 +306,22 @@ def test_one_channel_takes_the_sum_of_three(kind, tmp_path) -> None:
     torch.testing.assert_close(grey(x), colour(x.expand(-1, 3, -1, -1)), atol=1e-4, rtol=1e-4)
 
 
+def test_a_pretrained_resnet_sees_grey_images_as_grey_colours(tmp_path) -> None:
+    source, file = random(TransUNet(HYBRID)), tmp_path / "hybrid.safetensors"
+    write(timm_vit(source), file)
+    sizes = {key: value for key, value in plain(HYBRID).items() if key not in ("in_channels", "classes", "image_size")}
+    needs = Needs(1, 3, 2, (64, 64), (1.0, 1.0), pretrained=True, chosen=sizes)
+    model = TransUNet(make_config(TransUNetConfig, derived("transunet", needs))).eval()
+    load_backbone(model, file)
+    grey = torch.randn(1, 1, 64, 64)
+    with torch.no_grad():
+        for found, wanted in zip(model.resnet(in_colours(grey, 3))[1], source.resnet(grey.repeat(1, 3, 1, 1))[1], strict=True):
+            assert torch.equal(found, wanted)
+        assert torch.equal(model(grey).main, model(grey.repeat(1, 3, 1, 1)).main)
+    own = (replace(needs, pretrained=False), replace(needs, chosen={"resnet_units": []}))
+    assert [derived("transunet", other)["in_channels"] for other in own] == [1, 1]
+
+
 def test_a_file_of_the_wrong_family_or_of_none_is_refused(tmp_path) -> None:
     vit = write(timm_vit(random(TransUNet(PLAIN))), tmp_path / "vit.safetensors")
     with pytest.raises(WeightsError, match="are of a ViT"):
@@ -355,3 +373,15 @@ def test_a_backbone_alone_is_not_imported_as_a_whole_network(tmp_path) -> None:
     for name, file in (("transunet", timm_vit(TransUNet(PLAIN))), ("swin_unet", swin(SwinUnet(SWIN)))):
         with pytest.raises(WeightsError, match=rf"not a whole '{name}'.*--model {name} --weights"):
             import_file(write(file, tmp_path / f"{name}.safetensors"), name)
+
+
+@pytest.mark.parametrize("asked", ["unetpp", "transunet"])
+def test_a_backbone_is_recommended_to_a_model_that_takes_it(asked: str, tmp_path) -> None:
+    with pytest.raises(WeightsError, match=rf"not a whole '{asked}'.*--model swin_unet --weights"):
+        import_file(write(swin(SwinUnet(SWIN)), tmp_path / "swin.safetensors"), asked)
+
+
+def test_a_backbone_of_misshapen_tensors_is_refused_in_a_line(tmp_path) -> None:
+    flat = {name: torch.zeros(()) for name in timm_vit(TransUNet(PLAIN))}
+    with pytest.raises(WeightsError, match=r"flat.safetensors: this is no whole ViT"):
+        load_backbone(TransUNet(PLAIN), write(flat, tmp_path / "flat.safetensors"))

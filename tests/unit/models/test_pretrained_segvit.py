@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from vesalius.core.errors import WeightsError
+from vesalius.models.blocks import resize_positions
 from vesalius.models.catalog import CATALOG
 from vesalius.models.pretrained import load_backbone
 from vesalius.models.segvit import HeadConfig, SegViT, SegViTConfig, SegViTv2Config
@@ -104,6 +105,20 @@ def test_positions_of_another_image_size_are_resized_on_the_way_in(config, tmp_p
     image = torch.randn(1, 3, 48, 24)
     with torch.no_grad():  # the same as resizing when it is used
         torch.testing.assert_close(model.backbone(image).tokens[-1], source.backbone(image).tokens[-1])
+
+
+@pytest.mark.parametrize("size", [(32, 32), (48, 24)])
+def test_a_vit_without_a_class_token_brings_its_positions_too(size: tuple[int, int], tmp_path: Path) -> None:
+    source, model = random(PLAIN), SegViT(replace(PLAIN, backbone=replace(TRUNK, image_size=size)))
+    file = written(source, "timm", tmp_path / "file.safetensors")
+    state = load_file(file)
+    state["pos_embed"] = state["pos_embed"][:, 1:].contiguous()
+    del state["cls_token"]
+    save_file(state, file)
+    assert not load_backbone(model, file).misshapen
+    grid = source.backbone.positions[:, 1:].unflatten(1, (4, 4))
+    assert torch.equal(model.backbone.positions[:, 1:], resize_positions(grid, model.backbone.config.grid).flatten(1, 2))
+    assert not model.backbone.positions[:, 0].any()
 
 
 def test_a_vit_is_no_beit(tmp_path: Path) -> None:

@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from vesalius.core.errors import InputError, ShapeError
-from vesalius.models.catalog import CATALOG, derived, make_config, parameter_count
+from vesalius.models.catalog import CATALOG, derived, make_config, parameter_count, plain
 from vesalius.models.needs import Needs
 from vesalius.models.resnet_v2 import ResNetV2
 from vesalius.models.transunet import TransUNet, TransUNetConfig
+from vesalius.training.plan import fit_patch
 from vesalius.training.recipe import RECIPES
 
 HYBRID, PLAIN = CATALOG["transunet"].tiny
@@ -99,6 +100,38 @@ def test_a_planned_network_is_small_and_the_papers_recipe_chooses_the_papers() -
     recipe = RECIPES["transunet"].of("transunet")
     small, large = (make_config(TransUNetConfig, derived("transunet", replace(needs, chosen=c))) for c in ({}, recipe.model))
     assert parameter_count(TransUNet(small)) < 20e6 and large == TransUNetConfig()
+
+
+@pytest.mark.parametrize(
+    ("chosen", "channels"),
+    [
+        ({}, [128, 64, 32, 16]),
+        ({"resnet_units": [], "patch_size": 8}, [128, 64, 32]),
+        ({"patch_size": 32}, [128, 64, 32, 16, 16]),
+    ],
+)
+def test_a_planned_decoder_undoes_the_patches_that_were_chosen(chosen: dict, channels: list[int]) -> None:
+    found = derived("transunet", Needs(1, 2, 2, (64, 64), (1.0, 1.0), chosen=chosen))
+    assert found["decoder_channels"] == channels
+    with torch.device("meta"):
+        model = TransUNet(make_config(TransUNetConfig, found))
+        assert model(torch.empty(1, 1, 64, 64)).main.shape[2:] == model.output_size((64, 64)) == (64, 64)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"patch_size": 32, "skips": 0}, r"4 decoder_channels .* 32 px into one of 16.*Give 5 decoder_channels"),
+        ({"resnet_units": (), "patch_size": 8, "skips": 0}, r"Give 3 decoder_channels"),
+        ({"resnet_units": (), "patch_size": 14, "image_size": (28, 28), "skips": 0}, r"Make patch_size a power of 2"),
+    ],
+)
+def test_a_decoder_that_does_not_undo_its_patches_is_built_but_never_planned(changes: dict, said: str) -> None:
+    config = replace(HYBRID, **changes)
+    with pytest.raises(InputError, match=said):
+        TransUNet(config).output_size(tuple(4 * config.patch_size for _ in "yx"))
+    with pytest.raises(InputError, match=said):
+        fit_patch((1, 64, 64), "transunet", plain(config), 2)
 
 
 @pytest.mark.parametrize(

@@ -84,6 +84,12 @@ def test_checkpoints_are_unwrapped_and_their_known_extras_dropped(model: nn.Modu
     load_into(UNet(CONFIG), loaded)
 
 
+def test_a_checkpoint_whose_names_are_no_words_is_refused(tmp_path: Path) -> None:
+    torch.save({0: torch.zeros(3), "weight": torch.zeros(3)}, tmp_path / "numbered.pth")
+    with pytest.raises(WeightsError, match=r"numbered.pth: 0 is no name of a tensor"):
+        load_state(tmp_path / "numbered.pth")
+
+
 def test_weights_of_another_model_are_refused_briefly(model: nn.Module) -> None:
     other = UNet(UNetConfig(widths=(4, 6, 8), norm="batch")).state_dict()
     with pytest.raises(WeightsError) as refusal:

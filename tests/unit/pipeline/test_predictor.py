@@ -1,5 +1,6 @@
 """A predictor is found by task, run or file, and nothing is ever taken instead of what was asked for."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -8,6 +9,7 @@ from specimens import save_tiny
 
 from vesalius.core.errors import InputError, UnknownName, WeightsError
 from vesalius.models.catalog import build
+from vesalius.models.checkpoints import MODEL_KEY
 from vesalius.models.weights import load_state, save
 from vesalius.pipeline import predictor as room
 from vesalius.pipeline.predictor import TASK_KEY, choose_device, load
@@ -92,6 +94,10 @@ def test_weights_of_another_kind_are_refused(weights, tmp_path):
     model = build("unet", {"dims": 3, "classes": 3, "widths": [4, 8]})
     with pytest.raises(WeightsError, match="does not say what it was trained for"):
         load(save(tmp_path / "bare.safetensors", model, {}))
+    for frame, fix in ((None, r"--model unet --weights .*under \[model\]"), ({}, "--model FILE, and prompts")):
+        imported = {MODEL_KEY: json.dumps({"model": "unet", "config": {}, "frame": frame})}
+        with pytest.raises(WeightsError, match=fix):
+            load(save(tmp_path / "imported.safetensors", model, imported))
 
 
 def test_altered_shipped_weights_are_noticed(monkeypatch, tmp_path):

@@ -5,15 +5,18 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from safetensors.torch import save_file
 from trainable import pictures, volumes
 
-from vesalius.core.errors import ChannelError, DatasetError, InputError, LabelError, UnreadableFile
+from vesalius.core.errors import ChannelError, DatasetError, InputError, LabelError, UnknownName, UnreadableFile, WeightsError
 from vesalius.core.labels import Label, Labels
 from vesalius.io.datasets import open_dataset
 from vesalius.models.needs import choose_pools
+from vesalius.models.vit import Layer
 from vesalius.tasks.catalog import TASKS
 from vesalius.training.inspect import CaseFacts, Fingerprint, fingerprint, foreground
-from vesalius.training.plan import Data, choose_patch, derive, normalisation, read_plan, write_plan
+from vesalius.training.loop import train
+from vesalius.training.plan import Data, choose_patch, derive, network, normalisation, read_plan, write_plan
 from vesalius.training.recipe import RECIPES, Recipe
 
 
@@ -49,6 +52,22 @@ def test_a_plan_survives_its_file(tmp_path, volume_set):
     write_plan(plan, tmp_path / "plan.toml")
     assert read_plan(tmp_path / "plan.toml") == plan
     assert (tmp_path / "plan.toml").read_text().count("\n# ") >= 5
+
+
+def test_weights_that_do_not_fit_are_told_before_a_plan_is_written(tmp_path, picture_set):
+    alone = {name: tensor for name, tensor in Layer(24, 4, 48).state_dict().items()}
+    names = {"attention.qkv": "attn.qkv", "attention.proj": "attn.proj", "mlp.layers.0": "mlp.fc1", "mlp.layers.1": "mlp.fc2"}
+    state = {f"blocks.0.{names.get(n.rpartition('.')[0], n.rpartition('.')[0])}.{n.rpartition('.')[2]}": alone[n] for n in alone}
+    save_file(state, tmp_path / "vit.safetensors")
+    for model, error in (("unet", UnknownName), ("segvit", WeightsError)):  # takes no encoder; is of another width
+        given = {"model": model, "weights": tmp_path / "vit.safetensors", "plan_only": True, "quiet": True, "device": "cpu"}
+        with pytest.raises(error):
+            train(picture_set, tmp_path / "run", say=lambda _: None, **given)
+        assert not (tmp_path / "run").exists()
+    wider = Recipe(start=str(tmp_path / "vit.safetensors"))
+    grey = replace(fingerprint(open_dataset(picture_set)), channels=1)
+    assert network("transunet", (1, 32, 32), grey, 2, wider, None)["in_channels"] == 3
+    assert network("transunet", (1, 32, 32), grey, 2, Recipe(), None)["in_channels"] == 1
 
 
 def test_a_shipped_tasks_record_is_taken_over(picture_set):

@@ -1,6 +1,7 @@
 """Shoot-outs of tiny networks: the same for all, resumed wherever they stopped, failures listed."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,7 +10,7 @@ import pytest
 import torch
 from trainable import TINY_SHOOT_OUT
 
-from vesalius.core.errors import InputError, OutputError, UnknownName
+from vesalius.core.errors import InputError, OutputError, UnknownName, UnreadableFile
 from vesalius.models import catalog
 from vesalius.models.catalog import CATALOG, derived, gflops
 from vesalius.models.needs import Needs
@@ -141,8 +142,42 @@ def test_all_are_those_that_take_the_dimensions_of_the_data(tmp_path, volume_set
     able = [name for name, entry in CATALOG.items() if entry.kind == "segmenter" and 3 in entry.dims]
     assert list(result.pending) == able and not result.failures
     assert any(line.startswith("left out, as they take no 3D data: transunet") for line in told)
-    with pytest.raises(InputError, match="'transunet' takes pictures"):
-        shoot_out(volume_set, tmp_path / "other", options(None, "unet,transunet"), say=lambda _: None)
+    shoot_out(volume_set, tmp_path / "other", options(None, "unet,transunet", plan_only=True), say=lambda _: None)
+    slices = [read_plan(tmp_path / "other" / name / "plan.toml").task.slices for name in ("unet", "transunet")]
+    assert slices[0] is None and slices[1] is not None  # a 2D model that is named goes slice by slice, as it does alone
+
+
+def test_all_go_slice_by_slice_where_the_recipe_asks_for_slices(tmp_path, volume_set):
+    (tmp_path / "slices.toml").write_text('base = "shootout"\n[slices]\ncontext = 1\n', encoding="utf-8")
+    out = tmp_path / "out"
+    result = shoot_out(volume_set, out, options(tmp_path / "slices.toml", "all", plan_only=True), say=lambda _: None)
+    able = [name for name, entry in CATALOG.items() if entry.kind == "segmenter" and 2 in entry.dims]
+    assert list(result.pending) == able and "transunet" in able and not result.failures
+    plans = [read_plan(out / name / "plan.toml") for name in able]
+    assert {plan.patch for plan in plans if plan.model.name != "swin_unet"} == {(1, 32, 32)}  # whose windows need more
+    assert {plan.model.config["in_channels"] for plan in plans} == {3}
+
+
+@pytest.mark.parametrize("content", ['{"asked": ', "[]", '{"x": 1}', '{"asked": {"models": ["unett"], "recipe": {}}}'])
+def test_a_damaged_record_of_a_shoot_out_is_told_with_the_way_out(tiny, tmp_path, picture_set, content):
+    (tmp_path / "shootout.json").write_text(content, encoding="utf-8")
+    with pytest.raises(UnreadableFile, match=r"shootout\.json: this .*Put a whole one back, or start a new"):
+        shoot_out(picture_set, tmp_path, options(None, resume=True, plan_only=True), say=lambda _: None)
+
+
+@pytest.mark.parametrize("content", ["", "3", '{"inference_bytes": 1}'])
+def test_a_damaged_cost_is_told_with_the_way_out(tmp_path, content):
+    (tmp_path / "cost.json").write_text(content, encoding="utf-8")
+    with pytest.raises(UnreadableFile, match=r"cost\.json: this .*Delete it: what it held is measured again"):
+        shootout.read_cost(tmp_path)
+
+
+def test_a_run_that_has_lost_its_plan_is_not_sent_to_resume_again(tiny, whole, tmp_path, picture_set):
+    out = tmp_path / "out"
+    shutil.copytree(whole.path, out)
+    (out / "unet" / "plan.toml").unlink()
+    with pytest.raises(OutputError, match=r"lost its plan\.toml\. Put that file back, or delete this folder"):
+        shoot_out(picture_set, out, options(None, steps=None, resume=True, plan_only=True), say=lambda _: None)
 
 
 def test_all_are_planned_for_the_same_patch_where_the_recipe_names_none(tmp_path):
@@ -231,6 +266,13 @@ def test_memory_is_measured_in_a_process_of_its_own(tiny, tmp_path, picture_set)
     train(picture_set, tmp_path / "run", options(tiny, "unet", plan_only=True), say=lambda _: None)
     found = measuring.footprint(tmp_path / "run/plan.toml", torch.device("cpu"))
     assert 0 < found.inference_bytes < found.training_bytes < 500e6
+
+
+def test_memory_is_measured_of_a_model_that_goes_slice_by_slice(tiny, tmp_path, volume_set):
+    (tmp_path / "slices.toml").write_text(TINY_SHOOT_OUT + "[slices]\ncontext = 1\n", encoding="utf-8")
+    train(volume_set, tmp_path / "run", options(tmp_path / "slices.toml", "unet", plan_only=True), say=lambda _: None)
+    found = measuring.measure(read_plan(tmp_path / "run/plan.toml"), torch.device("cpu"))
+    assert found.inference_bytes >= 0 < found.training_bytes
 
 
 @pytest.mark.parametrize(
