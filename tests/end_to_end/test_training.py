@@ -308,6 +308,41 @@ def test_a_plan_can_be_edited_and_started_from(tmp_path):
     assert read_plan(run / "plan.toml").recipe.batch == 2
 
 
+@pytest.mark.parametrize(
+    "asked, said",
+    [({"model": "attention_unet"}, "'unet', not 'attention_unet'"), ({"model": "nonsense"}, "not 'nonsense'"),
+     ({"task": "hippocampus"}, "not 'hippocampus'"), ({"instances": True}, "of classes"), ({"resample": False}, "resamples"),
+     ({"recipe": "batch = 2"}, "batch = 4, not 2")],
+)  # fmt: skip
+def test_an_option_that_contradicts_the_plan_is_refused_not_ignored(planned, tmp_path, asked, said):
+    data, plan, text = planned
+    if "recipe" in asked:
+        asked = {"recipe": tmp_path / "other.toml"}
+        asked["recipe"].write_text(text.replace("batch = 4", "batch = 2"))
+    with pytest.raises(InputError, match=r"plan\.toml: --.* does not go with this plan") as caught:
+        train(data, tmp_path / "run", TrainOptions(plan=plan, quiet=True, device="cpu", **asked), say=lambda _: None)
+    assert said in str(caught.value) and "edit the plan" in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_options_that_say_what_the_plan_says_go_with_it(planned, tmp_path):
+    data, plan, text = planned
+    (tmp_path / "same.toml").write_text(text)
+    same = TrainOptions(plan=plan, recipe=tmp_path / "same.toml", model="unet", task=read_plan(plan).task.name, steps=1, seed=3)
+    (summary,) = train(data, tmp_path / "run", replace(same, quiet=True, device="cpu"), say=lambda _: None)
+    recipe = read_plan(tmp_path / "run" / "plan.toml").recipe
+    assert summary.steps == 1 and (recipe.steps, recipe.epochs, recipe.seed) == (1, None, 3)
+
+
+@pytest.fixture(scope="module")
+def planned(tmp_path_factory) -> tuple[Path, Path, str]:
+    """Volumes, the plan for them, and the recipe it was made by."""
+    root = tmp_path_factory.mktemp("planned")
+    data, chosen = volumes(root / "data"), options(root, [8, 16, 16], plan_only=True)
+    train(data, root / "run", chosen, say=lambda _: None)
+    return data, root / "run" / "plan.toml", chosen.recipe.read_text()
+
+
 def test_mixed_spacings_may_be_refused(tmp_path):
     data = volumes(tmp_path / "data", spacings=((1.0, 1.0, 1.0), (1.0, 1.0, 1.5)))
     with pytest.raises(DatasetError, match="different spacings"):

@@ -140,29 +140,62 @@ def require_same(plan: Plan, run: Path, options: TrainOptions) -> None:
             raise refuse("plan", "another plan: its task differs")
         recipe, option = adjust(wanted.recipe, options), "plan"
     elif options.recipe is not None:
-        recipe, option = adjust(chosen_recipe(options, task.model.name), options), "recipe"
-        if recipe.patch is not None:  # as `derive` made it fit
-            patch = fit_patch(recipe.patch, task.model.name, task.model.config, task.model_dims)
-            recipe = recipe.model_copy(update={"patch": patch})
+        recipe, option = fitting_recipe(options, plan), "recipe"
     else:
         return
-    began, wants = plan.recipe.model_dump(), recipe.model_dump()
-    differing = [key for key, value in wants.items() if value is not None and value != began[key]]
-    if differing:
-        key = differing[0]
-        what = f"another {key}" if isinstance(wants[key], dict) else f"{key} = {began[key]}, not {wants[key]}"
+    if what := difference(plan.recipe, recipe):
         raise refuse(option, what)
+
+
+def require_no_contradiction(plan: Plan, options: TrainOptions) -> None:
+    """Raises InputError for an option that asks for something else than the plan it is given with."""
+
+    def refuse(option: str, told: str) -> InputError:
+        fix = f"leave out --{option}, or edit the plan"
+        return InputError(f"--{option} does not go with this plan, which is {told}", file=options.plan, fix=fix)
+
+    task = plan.task
+    if options.model not in (TrainOptions.model, task.model.name):
+        raise refuse("model", f"for the model '{task.model.name}', not '{options.model}'")
+    if options.task not in (None, task.name):
+        raise refuse("task", f"for the task '{task.name}', not '{options.task}'")
+    if options.instances and not plan.data.instances:
+        raise refuse("instances", "for masks of classes, not of objects")
+    if not options.resample and any(step.kind == "resample" for step in task.steps):
+        raise refuse("no-resample", "one that resamples")
+    if options.recipe is not None and (what := difference(adjust(plan.recipe, options), fitting_recipe(options, plan))):
+        raise refuse("recipe", f"one with {what}")
+
+
+def fitting_recipe(options: TrainOptions, plan: Plan) -> Recipe:
+    """The recipe that was asked for, its patch as `derive` makes it fit, with what the caller chose."""
+    task = plan.task
+    recipe = adjust(chosen_recipe(options, task.model.name), options)
+    if recipe.patch is None:
+        return recipe
+    return recipe.model_copy(update={"patch": fit_patch(recipe.patch, task.model.name, task.model.config, task.model_dims)})
+
+
+def difference(began: Recipe, recipe: Recipe) -> str | None:
+    """In words, the first value of `began` that `recipe` wants otherwise."""
+    has, wants = began.model_dump(), recipe.model_dump()
+    for key, value in wants.items():
+        if value is not None and value != has[key]:
+            return f"another {key}" if isinstance(value, dict) else f"{key} = {has[key]}, not {value}"
+    return None
 
 
 def read_or_derive(dataset: Path, options: TrainOptions, say: Say, seen: Seen | None = None) -> tuple[Plan, Any]:
     """The plan in a file, or one derived from the data."""
     if options.plan is not None:
         plan = read_plan(options.plan)
+        require_no_contradiction(plan, options)
         plan = plan.model_copy(update={"recipe": adjust(plan.recipe, options)})
         data = open_dataset(dataset, instances=plan.data.instances, patients=options.patients or plan.data.patients)
         check_labels(plan.task, data)
         for note in data.notes:
             say(note)
+        say(f"as the plan says: the task '{plan.name}', the model '{plan.model.name}'")
         return plan, data
     if options.task is not None and options.task not in TASKS:
         raise unknown_name("task", options.task, TASKS)
