@@ -6,7 +6,9 @@ import os
 
 import numpy as np
 import pytest
-from specimens import dicom_series, mask_volume, picture, volume
+from specimens import dicom_series, mask_volume, picture, save_tiny, volume
+
+from vesalius.transforms.intensity import ZScore
 
 
 def files_in(folder):
@@ -121,6 +123,26 @@ def test_a_bad_case_among_others_is_listed_and_the_others_are_done(kind, run, tm
     assert {"a_good.png", "z_good.png"} <= set(files_in(out))
     assert not [file for file in files_in(out) if file.startswith("case") or ".part" in file]
     json.loads(result.stdout)
+
+
+@pytest.mark.parametrize("bad", ["empty first", "cut first", "missing second", "missing third", "dangling first"])
+def test_a_bad_case_of_several_channels_is_listed_and_the_others_are_done(bad, run, tmp_path):
+    weights = save_tiny(tmp_path / "w.safetensors", dims=3, channels=("T1", "T2", "PD"), steps=(ZScore(),))
+    for case in "abc":
+        for channel in range(3):
+            volume(tmp_path / "in" / f"{case}_{channel:04d}.nii.gz", size=(12, 12, 12))
+    how, which = bad.split()
+    file = tmp_path / "in" / f"b_{('first', 'second', 'third').index(which):04d}.nii.gz"
+    content = {"empty": b"", "cut": file.read_bytes()[:90]}.get(how)
+    file.unlink()
+    if content is not None:
+        file.write_bytes(content)
+    elif how == "dangling":
+        file.symlink_to(tmp_path / "nowhere")
+    result = run("segment", tmp_path / "in", "-o", tmp_path / "out", "--model", "unet", "--weights", weights, "--json")
+    states = {case["name"]: case["state"] for case in json.loads(result.stdout)["cases"]}
+    assert result.exit_code == 1 and states == {"a": "done", "b": "failed", "c": "done"}
+    assert file.name in result.stderr and "internal" not in result.stderr
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])

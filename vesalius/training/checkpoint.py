@@ -21,7 +21,7 @@ CHECKPOINT = "checkpoint.pt"  # in the run folder
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write `state` (tensors, numbers, strings, and dicts and lists of them). Raises OutputError."""
     with atomic(path) as part, open(part, "wb") as file:
-        target = _Remembering(file)
+        target: Any = _Remembering(file)
         try:
             torch.save({"format": FORMAT, **state}, target)
         except RuntimeError as error:
