@@ -248,6 +248,17 @@ def test_a_format_that_cannot_hold_what_is_prompted_is_refused_before_the_model_
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="there is no place here in which no folder can be made")
+@pytest.mark.parametrize("out", ["study", "study/out", "study/out/mask.nii.gz"])
+def test_an_output_inside_the_dicom_folder_that_is_read_is_refused_the_first_time(out, run, tmp_path, volume_weights, computed):
+    study = dicom_series(tmp_path / "study")
+    before = files_in(study)
+    words = ["segment", study, "-o", tmp_path / out, "--model", "unet", "--weights", volume_weights]
+    assert refused(run(*words), "inside the DICOM folder", "beside it") and not computed
+    assert files_in(study) == before
+    (tmp_path / "link").symlink_to(study)
+    assert refused(run(*words[:2], "-o", tmp_path / "link" / "out", *words[4:]), "inside the DICOM folder")
+
+
 def test_an_output_that_cannot_be_made_is_refused(run, tmp_path, picture_weights):
     image, words = picture(tmp_path / "case.png"), ["--model", "unet", "--weights", picture_weights]
     assert refused(run("segment", image, "-o", "/proc/masks", *words), "/proc/masks", "cannot be made")
