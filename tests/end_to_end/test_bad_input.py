@@ -6,7 +6,9 @@ import os
 
 import numpy as np
 import pytest
-from specimens import dicom_series, mask_volume, picture, volume
+from specimens import dicom_series, mask_volume, picture, save_tiny, volume
+
+from vesalius.transforms.intensity import ZScore
 
 
 def files_in(folder):
@@ -123,6 +125,26 @@ def test_a_bad_case_among_others_is_listed_and_the_others_are_done(kind, run, tm
     json.loads(result.stdout)
 
 
+@pytest.mark.parametrize("bad", ["empty first", "cut first", "missing second", "missing third", "dangling first"])
+def test_a_bad_case_of_several_channels_is_listed_and_the_others_are_done(bad, run, tmp_path):
+    weights = save_tiny(tmp_path / "w.safetensors", dims=3, channels=("T1", "T2", "PD"), steps=(ZScore(),))
+    for case in "abc":
+        for channel in range(3):
+            volume(tmp_path / "in" / f"{case}_{channel:04d}.nii.gz", size=(12, 12, 12))
+    how, which = bad.split()
+    file = tmp_path / "in" / f"b_{('first', 'second', 'third').index(which):04d}.nii.gz"
+    content = {"empty": b"", "cut": file.read_bytes()[:90]}.get(how)
+    file.unlink()
+    if content is not None:
+        file.write_bytes(content)
+    elif how == "dangling":
+        file.symlink_to(tmp_path / "nowhere")
+    result = run("segment", tmp_path / "in", "-o", tmp_path / "out", "--model", "unet", "--weights", weights, "--json")
+    states = {case["name"]: case["state"] for case in json.loads(result.stdout)["cases"]}
+    assert result.exit_code == 1 and states == {"a": "done", "b": "failed", "c": "done"}
+    assert file.name in result.stderr and "internal" not in result.stderr
+
+
 @pytest.mark.parametrize("call", ["fsync", "replace"])
 def test_a_full_disk_leaves_nothing_behind(call, run, tmp_path, monkeypatch, volume_weights):
     def full(*_, **__):
@@ -226,6 +248,17 @@ def test_a_format_that_cannot_hold_what_is_prompted_is_refused_before_the_model_
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="there is no place here in which no folder can be made")
+@pytest.mark.parametrize("out", ["study", "study/out", "study/out/mask.nii.gz"])
+def test_an_output_inside_the_dicom_folder_that_is_read_is_refused_the_first_time(out, run, tmp_path, volume_weights, computed):
+    study = dicom_series(tmp_path / "study")
+    before = files_in(study)
+    words = ["segment", study, "-o", tmp_path / out, "--model", "unet", "--weights", volume_weights]
+    assert refused(run(*words), "inside the DICOM folder", "beside it") and not computed
+    assert files_in(study) == before
+    (tmp_path / "link").symlink_to(study)
+    assert refused(run(*words[:2], "-o", tmp_path / "link" / "out", *words[4:]), "inside the DICOM folder")
+
+
 def test_an_output_that_cannot_be_made_is_refused(run, tmp_path, picture_weights):
     image, words = picture(tmp_path / "case.png"), ["--model", "unet", "--weights", picture_weights]
     assert refused(run("segment", image, "-o", "/proc/masks", *words), "/proc/masks", "cannot be made")

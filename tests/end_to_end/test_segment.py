@@ -1,6 +1,8 @@
 """The hallway on real images and trained weights, and what a folder run promises."""
 
+import errno
 import json
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -171,6 +173,26 @@ def test_a_run_that_broke_goes_on_where_it_stopped(picture_weights, tmp_path, mo
     assert [case.state for case in summary.cases] == ["skipped", "done", "done"]
     html = summary.report.read_text()
     assert html.count("<figure>") == 3, "the report of a resumed run shows the earlier cases too"
+
+
+@pytest.mark.parametrize("place, state", [("overlay", "skipped"), ("Outputs.note", "done")])
+@pytest.mark.parametrize("broken", [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left on device")])
+def test_a_run_that_broke_after_a_mask_was_written_goes_on(place, state, broken, picture_weights, tmp_path, monkeypatch):
+    for i in range(2):
+        picture(tmp_path / "in" / f"case_{i}.png", seed=i)
+    given = {"model": "unet", "weights": picture_weights, "device": "cpu", "overlays": True}
+
+    def breaks(*_, **__):
+        raise broken
+
+    with monkeypatch.context() as patch:
+        patch.setattr(f"vesalius.pipeline.segment.{place}", breaks)
+        with suppress(KeyboardInterrupt):
+            segment(tmp_path / "in", tmp_path / "out", **given)
+    summary = segment(tmp_path / "in", tmp_path / "out", **given)
+    assert summary.cases[0].state == state and not summary.failed
+    assert {path.name for path in (tmp_path / "out" / "overlays").iterdir()} == {"case_0.png", "case_1.png"}
+    assert summary.report.read_text().count("<figure>") == 2
 
 
 def test_a_replacement_that_breaks_is_not_taken_for_done(picture_weights, tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """`vesalius segment` on what a hospital hands over: a real DICOM study, an oblique volume, weights that changed meanwhile."""
 
 import json
+import os
 
 import highdicom
 import nibabel
@@ -91,6 +92,23 @@ def test_a_grey_picture_for_an_rgb_model_is_said_on_the_way_and_in_json(run, tmp
                  "--weights", picture_weights, "--json")  # fmt: skip
     (case,) = cases(result)
     assert any("repeated" in note for note in case["notes"]) and "repeated" in result.stderr
+
+
+@pytest.mark.parametrize("words", [[], ["--json"]])
+def test_a_file_name_that_is_no_text_is_shown_by_its_bytes_in_table_report_and_scores(words, run, tmp_path, picture_weights):
+    for name in (b"caf\xe9.png", b"plain.png"):
+        picture(tmp_path / "made.png").rename(tmp_path / os.fsdecode(name))
+    (tmp_path / os.fsdecode(b"cut\xe9.png")).write_bytes(b"\x89PNG")
+    out = tmp_path / "out"
+    result = run("segment", tmp_path, "-o", out, "--model", "unet", "--weights", picture_weights, *words)
+    assert result.exit_code == 1, result.stderr
+    assert {os.fsencode(path.name) for path in out.glob("*.png")} == {b"caf\xe9.png", b"plain.png"}
+    assert "cut\\xe9.png" in result.stderr and "caf\\xe9" in (out / "report.html").read_text(encoding="utf-8")
+    if words:
+        assert os.fsdecode(b"caf\xe9") in {case["name"] for case in json.loads(result.stdout)["cases"]}
+    result = run("evaluate", out, out, "-o", tmp_path / "scores")
+    assert result.exit_code == 0, result.stderr
+    assert "caf\\xe9" in (tmp_path / "scores" / "scores.csv").read_text(encoding="utf-8")
 
 
 def test_a_folder_of_xrays_gives_a_mask_each_and_says_so(run, tmp_path):

@@ -8,6 +8,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from shutil import copytree
 
 import numpy as np
 import pytest
@@ -181,10 +182,56 @@ def stopped(tmp_path_factory) -> tuple[Path, Path, TrainOptions]:
     return data, root / "run", chosen
 
 
-def test_a_run_goes_on_with_the_very_options_it_began_with(stopped):
+@pytest.fixture
+def copied(stopped, tmp_path) -> tuple[Path, Path, TrainOptions]:
+    """The same, for a test that takes the run further or changes the dataset."""
     data, run, chosen = stopped
-    (summary,) = train(data, run, replace(chosen, resume=True, epochs=2, model="unet"), say=lambda _: None)
-    assert summary.steps == 4 and read_plan(run / "plan.toml").patch != (1, 18, 18)
+    return Path(copytree(data, tmp_path / "data")), Path(copytree(run, tmp_path / "run")), chosen
+
+
+def test_a_run_goes_on_with_the_very_options_it_began_with_and_its_plan_tells_the_new_end(copied):
+    data, run, chosen = copied
+    (summary,) = train(data, run, replace(chosen, resume=True, epochs=2, model="unet", seed=0), say=lambda _: None)
+    plan = read_plan(run / "plan.toml")
+    assert summary.steps == 4 and plan.patch != (1, 18, 18)
+    assert plan.recipe.epochs == 2 and plan.data.path == str(data.resolve()), "an end, and a place, as they are now"
+    (summary,) = train(data, run, replace(chosen, resume=True, recipe=None), say=lambda _: None)
+    assert summary.steps == 4
+
+
+@pytest.mark.parametrize("change", ["image", "mask"])
+def test_a_run_does_not_go_on_with_other_data_of_the_same_names(copied, change):
+    data, run, chosen = copied
+    file = next((data / f"{change}s").iterdir())
+    pixels = np.array(Image.open(file))
+    Image.fromarray(255 - pixels).save(file)
+    with pytest.raises(DatasetError, match=r"not those that the run in .* began with"):
+        train(data, run, replace(chosen, resume=True, epochs=2), say=lambda _: None)
+
+
+def test_folds_cut_another_way_are_refused_beside_those_that_are_there(tmp_path):
+    data, chosen = pictures(tmp_path / "data", 6), options(tmp_path, [1, 16, 16], plan_only=True)
+    train(data, tmp_path / "run", replace(chosen, folds=2, fold=0), say=lambda _: None)
+    for more in ({"folds": 3, "resume": True}, {"folds": 3, "fold": 1}):
+        with pytest.raises(InputError, match="the folds here are 2, not 3"):
+            train(data, tmp_path / "run", replace(chosen, **more), say=lambda _: None)
+    plan = tmp_path / "run" / "fold_0" / "plan.toml"  # planned with folds, started without
+    train(data, tmp_path / "one", replace(chosen, recipe=None, plan=plan), say=lambda _: None)
+    assert read_plan(tmp_path / "one" / "plan.toml").data.folds is None
+    train(data, tmp_path / "run", replace(chosen, folds=2, resume=True), say=lambda _: None)
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"fold_0", "fold_1"}
+
+
+def test_a_table_of_patients_is_found_again_from_another_folder(tmp_path, monkeypatch):
+    data, chosen = pictures(tmp_path / "data", 6), options(tmp_path, [1, 16, 16])
+    (tmp_path / "who.csv").write_text("case,patient\n" + "".join(f"case_{i:02d},p{i // 2}\n" for i in range(6)))
+    monkeypatch.chdir(tmp_path)
+    train("data", "run", replace(chosen, patients="who.csv"), say=lambda _: None)
+    monkeypatch.chdir(data)
+    more = replace(chosen, resume=True, epochs=2)
+    assert train(data, tmp_path / "run", more, say=lambda _: None)[0].steps == 4
+    again = replace(more, patients=Path("..") / "who.csv")
+    assert train(data, tmp_path / "run", again, say=lambda _: None)[0].steps == 4
 
 
 @pytest.mark.parametrize(
@@ -206,7 +253,9 @@ def test_another_recipe_than_the_runs_own_is_refused_not_ignored(stopped, tmp_pa
     assert said in str(caught.value) and "--recipe" in str(caught.value)
 
 
-@pytest.mark.parametrize("asked", [{"task": "nuclei"}, {"instances": True}, {"patients": "cases.csv"}, {"recipe": "nuclei"}])
+@pytest.mark.parametrize(
+    "asked", [{"task": "nuclei"}, {"instances": True}, {"patients": "cases.csv"}, {"recipe": "nuclei"}, {"seed": 9}]
+)
 def test_another_job_than_the_runs_own_is_refused_not_ignored(stopped, asked):
     data, run, chosen = stopped
     (name,) = asked
@@ -306,6 +355,41 @@ def test_a_plan_can_be_edited_and_started_from(tmp_path):
         train(data, run, options(tmp_path, [8, 16, 16]), say=lambda _: None)
     train(data, run, TrainOptions(plan=run / "plan.toml", quiet=True, device="cpu"), say=lambda _: None)
     assert read_plan(run / "plan.toml").recipe.batch == 2
+
+
+@pytest.mark.parametrize(
+    "asked, said",
+    [({"model": "attention_unet"}, "'unet', not 'attention_unet'"), ({"model": "nonsense"}, "not 'nonsense'"),
+     ({"task": "hippocampus"}, "not 'hippocampus'"), ({"instances": True}, "of classes"), ({"resample": False}, "resamples"),
+     ({"recipe": "batch = 2"}, "batch = 4, not 2")],
+)  # fmt: skip
+def test_an_option_that_contradicts_the_plan_is_refused_not_ignored(planned, tmp_path, asked, said):
+    data, plan, text = planned
+    if "recipe" in asked:
+        asked = {"recipe": tmp_path / "other.toml"}
+        asked["recipe"].write_text(text.replace("batch = 4", "batch = 2"))
+    with pytest.raises(InputError, match=r"plan\.toml: --.* does not go with this plan") as caught:
+        train(data, tmp_path / "run", TrainOptions(plan=plan, quiet=True, device="cpu", **asked), say=lambda _: None)
+    assert said in str(caught.value) and "edit the plan" in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_options_that_say_what_the_plan_says_go_with_it(planned, tmp_path):
+    data, plan, text = planned
+    (tmp_path / "same.toml").write_text(text)
+    same = TrainOptions(plan=plan, recipe=tmp_path / "same.toml", model="unet", task=read_plan(plan).task.name, steps=1, seed=3)
+    (summary,) = train(data, tmp_path / "run", replace(same, quiet=True, device="cpu"), say=lambda _: None)
+    recipe = read_plan(tmp_path / "run" / "plan.toml").recipe
+    assert summary.steps == 1 and (recipe.steps, recipe.epochs, recipe.seed) == (1, None, 3)
+
+
+@pytest.fixture(scope="module")
+def planned(tmp_path_factory) -> tuple[Path, Path, str]:
+    """Volumes, the plan for them, and the recipe it was made by."""
+    root = tmp_path_factory.mktemp("planned")
+    data, chosen = volumes(root / "data"), options(root, [8, 16, 16], plan_only=True)
+    train(data, root / "run", chosen, say=lambda _: None)
+    return data, root / "run" / "plan.toml", chosen.recipe.read_text()
 
 
 def test_mixed_spacings_may_be_refused(tmp_path):

@@ -23,6 +23,7 @@ from typing import Any
 import typer
 
 from ..core.errors import InputError
+from ..core.names import printable
 
 DONE, SOME_FAILED, USER_ERROR, OUR_ERROR, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -39,7 +40,7 @@ class Terminal:
 
     def say(self, text: str) -> None:
         """A line for people; square brackets are printed as they are."""
-        self.people.print(text, markup=False)
+        self.people.print(printable(text), markup=False)
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str | None = None) -> None:
         """A table for people."""
@@ -48,7 +49,7 @@ class Terminal:
 
         table = Table(*columns, title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
         for row in rows:
-            table.add_row(*(Text("" if cell is None else str(cell), overflow="fold") for cell in row))
+            table.add_row(*(Text("" if cell is None else printable(str(cell)), overflow="fold") for cell in row))
         self.people.print(table, soft_wrap=False)
 
     def result(self, data: Any) -> None:
@@ -71,11 +72,13 @@ class Terminal:
         columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=self.people, transient=True, disable=not self.people.is_terminal) as bar:
             line = bar.add_task(doing, total=None)
-            yield lambda done, total, name: bar.update(line, completed=done, total=total, description=f"{doing} {name}")
+            yield lambda done, total, name: bar.update(
+                line, completed=done, total=total, description=f"{doing} {printable(name)}"
+            )
 
     def complain(self, line: str) -> None:
         """One line on stderr, whatever --quiet says."""
-        print(" ".join(line.split()), file=sys.stderr)
+        print(printable(" ".join(line.split())), file=sys.stderr)
 
 
 def plain(data: Any) -> Any:

@@ -18,9 +18,18 @@ from typing import TypeAlias
 
 import numpy as np
 
-from ..core.errors import ChannelError, DatasetError, GeometryError, LabelError, OutputError, UnreadableFile, unknown_name
+from ..core.errors import (
+    ChannelError,
+    DatasetError,
+    GeometryError,
+    InputError,
+    LabelError,
+    OutputError,
+    UnreadableFile,
+    unknown_name,
+)
 from ..core.image import Grid, Image, Mask, Source
-from .decoding import Peek, checked, native
+from .decoding import Peek, checked, decoding, native
 from .dicom import read_dicom
 from .formats import FORMATS, OUTPUTS, SUFFIXES, WRITERS, format_of, is_dicom, output_of, suffix_of
 from .projections import pictures_among
@@ -44,6 +53,7 @@ def read(path: PathLike | tuple[Path, ...], *, series: str | None = None) -> Ima
     InputError (several DICOM series and none chosen).
     """
     if isinstance(path, tuple):
+        _require_every_channel(path)
         return _stacked([read(each, series=series) for each in path], case_name(path))
     path = Path(path)
     format = format_of(path)
@@ -142,15 +152,18 @@ def find_inputs(path: PathLike, *, channels: int = 1) -> list[Input]:
     Hidden files and whatever is no image (csv, txt) are passed over. With `channels` = n > 1 the files `case_0000`
     to `case_000(n-1)` become one tuple, unless the first holds n channels by itself (an RGB picture, a 4D NIfTI).
     A study folder whose series lie in subfolders gives one case a subfolder.
-    Raises UnreadableFile (no such place, not an image), DatasetError (empty, two inputs of one name, DICOM slices
-    loose among other images), ChannelError (a channel file is missing).
+    A case with a channel file that is missing or cannot be read is listed all the same: it is told when its turn comes.
+    Raises UnreadableFile (no such place, not an image, a folder that may not be read), DatasetError (empty, two inputs of one
+    name, DICOM slices loose among other images).
     """
     path = Path(path)
     if not path.is_dir():
         format_of(path)
         return [path]
     images, slices, folders = [], [], []
-    for entry in sorted(_visible(path), key=lambda each: natural(each.name)):
+    with decoding(path, "image"):
+        entries = sorted(_visible(path), key=lambda each: natural(each.name))
+    for entry in entries:
         if entry.is_dir():
             folders.extend([entry] if _holds_dicom(entry) else [])
         elif suffix_of(entry) not in (None, *FORMATS["dicom"].suffixes):
@@ -176,13 +189,20 @@ def find_inputs(path: PathLike, *, channels: int = 1) -> list[Input]:
 
 
 def content_hash(path: PathLike | tuple[Path, ...]) -> str:
-    """sha256 of a file, or of a folder's visible files with their names in order, or of several files."""
+    """sha256 of a file, or of a folder's visible files with their names in order, or of several files.
+
+    Raises UnreadableFile for a file that is gone or may not be read, ChannelError for one of several that is missing.
+    """
     digest = hashlib.sha256()
+    if isinstance(path, tuple):
+        _require_every_channel(path)
     for root in [Path(each) for each in path] if isinstance(path, tuple) else [Path(path)]:
-        for file in [root] if root.is_file() else sorted(_files_below(root)):
+        with decoding(root, "image"):
+            files = sorted(_files_below(root)) if root.is_dir() else [root]
+        for file in files:
             if file != root:
-                digest.update(str(file.relative_to(root)).encode())
-            with open(file, "rb") as opened:
+                digest.update(os.fsencode(file.relative_to(root)))
+            with decoding(file, "image"), open(file, "rb") as opened:
                 digest.update(hashlib.file_digest(opened, "sha256").digest())
     return digest.hexdigest()
 
@@ -272,8 +292,14 @@ def _target(path: Path, format: str | None) -> tuple[Path, str]:
     return path, format
 
 
+def _require_every_channel(files: tuple[Path, ...]) -> None:
+    for index, file in enumerate(files):
+        if not file.exists():
+            raise ChannelError(f"channel _{index:04d} of {len(files)} is missing", file=file, fix="add the file")
+
+
 def _grouped(files: list[Path], channels: int) -> list[Input]:
-    """Files of one case, `_0000` to `_000(n-1)`, as tuples; the others as they are."""
+    """Files of one case, `_0000` to `_000(n-1)`, as tuples, where one is missing with its place; the others as they are."""
     groups: dict[str, dict[int, Path]] = {}
     for file in files:
         match = CHANNEL_FILE.match(case_name(file))
@@ -283,14 +309,22 @@ def _grouped(files: list[Path], channels: int) -> list[Input]:
     grouped: set[Path] = set()
     for members in groups.values():
         # Frames of a video are numbered too: only 0..n-1 and no more, each with one channel, are a case.
-        if 0 not in members or len(members) == 1 or max(members) >= channels or peek(members[0]).channels > 1:
+        if 0 not in members or len(members) == 1 or max(members) >= channels or _is_colour(members[0]):
             continue
-        missing = sorted(set(range(channels)) - set(members))
-        if missing:
-            raise ChannelError(f"channel _{missing[0]:04d} of {channels} is missing", file=members[0], fix="add the file")
-        found.append(tuple(members[index] for index in range(channels)))
+        first = case_name(members[0])
+        suffix, case = members[0].name[len(first) :], first.removesuffix("_0000")
+        places = (members[0].with_name(f"{case}_{index:04d}{suffix}") for index in range(channels))
+        found.append(tuple(members.get(index, place) for index, place in enumerate(places)))
         grouped |= set(members.values())
     return [*found, *(file for file in files if file not in grouped)]
+
+
+def _is_colour(file: Path) -> bool:
+    """Whether it holds several channels by itself; one that cannot be read is told when its case is read."""
+    try:
+        return peek(file).channels > 1
+    except InputError:
+        return False
 
 
 def _visible(folder: Path) -> Iterator[Path]:
@@ -306,7 +340,11 @@ def _files_below(folder: Path) -> Iterator[Path]:
 
 
 def _holds_dicom(folder: Path) -> bool:
-    return any(is_dicom(file) for file in _files_below(folder))
+    """Whether a file below says so; a folder that may not be read counts, to be told when its turn comes."""
+    try:
+        return any(is_dicom(file) for file in _files_below(folder))
+    except PermissionError:
+        return True
 
 
 def _show(case: Input) -> str:

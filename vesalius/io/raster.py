@@ -9,10 +9,12 @@ of paper. Such an affine knows sizes, no anatomy: x, y, z are taken along R, A, 
 
 from __future__ import annotations
 
+import os
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
+from threading import Lock
 from typing import Any, cast
 
 import numpy as np
@@ -29,6 +31,7 @@ MM_PER_UNIT |= {"\\u00B5m": 1e-3, "\\u00b5m": 1e-3, "micrometer": 1e-3, "nm": 1e
 EXIF_ORIENTATION = 0x0112  # the same tag in a TIFF
 ALPHA = (1, 2)  # ExtraSamples that are opacity; 0 is any further channel
 STEPS = {2: 85, 4: 17}  # bits of grey -> what one step is of the 255 of 8 bits
+OPENING = Lock()
 DEEP_COLOURS = {2: 3, 4: 1, 6: 3}  # PNG colour types that Pillow would cut to 8 bit: RGB, grey with alpha, RGBA -> channels
 
 
@@ -39,7 +42,8 @@ def read_picture(path: Path, name: str, format: str, *, as_labels: bool = False)
         if format == "png" and _deep_channels(path):
             array = _deep_png(path)
         else:
-            with Pillow.open(path) as picture:
+            with _opened(path) as picture:
+                _require_memory(picture)
                 picture.load()
                 if picture.getexif().get(EXIF_ORIENTATION, 1) not in (0, 1):
                     notes.append("its EXIF data ask for a rotation; the pixels are taken as stored")
@@ -55,7 +59,7 @@ def read_picture(path: Path, name: str, format: str, *, as_labels: bool = False)
 
 def peek_picture(path: Path, format: str) -> Peek:
     """Size and channels without decoding a pixel; raises UnreadableFile."""
-    with decoding(path, format.upper()), Pillow.open(path) as picture:
+    with decoding(path, format.upper()), _opened(path) as picture:
         grey = picture.mode in ("1", "L", "LA", "F") or picture.mode.startswith("I")
         channels = (_deep_channels(path) if format == "png" else None) or (1 if grey else 3)
         return Peek(Grid((1, picture.height, picture.width), None, 2), channels)
@@ -135,6 +139,37 @@ def write_tiff_pages(pages: Iterator[np.ndarray], shape: tuple[int, ...], path: 
     options: dict[str, Any] = {"compression": "zlib", "photometric": "minisblack", "metadata": {"axes": "ZYX"}}
     with atomic(path) as part:
         tifffile.imwrite(part, chain([first], pages), shape=shape, dtype=first.dtype, **options)
+
+
+def _opened(path: Path) -> Pillow.Image:
+    """The picture, of any size: Pillow takes one above 179 megapixels for an attack, a slide is one.
+
+    Its limit is the whole process's: it is lifted for the moment in which the header is read, by one thread at a time.
+    """
+    with OPENING:
+        limit, Pillow.MAX_IMAGE_PIXELS = Pillow.MAX_IMAGE_PIXELS, None
+        try:
+            return Pillow.open(path)
+        finally:
+            Pillow.MAX_IMAGE_PIXELS = limit
+
+
+def _require_memory(picture: Pillow.Image) -> None:
+    """UnreadableFile for a picture that this machine could not hold, decoded and as an array."""
+    depth = 4 if picture.mode in ("I", "F") else 2 if picture.mode.startswith("I") else 1
+    need, have = 2 * picture.width * picture.height * len(picture.getbands()) * depth, _memory_bytes()
+    if have is not None and need > have:
+        size = f"its {picture.width} x {picture.height} pixels"
+        told = f"{size} need {need / 1e9:.1f} GB of memory, this machine has {have / 1e9:.1f}"
+        raise UnreadableFile(told, fix="cut it into tiles, or use a larger machine")
+
+
+def _memory_bytes() -> int | None:
+    """Of this machine; None where it does not tell."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # Windows
+        return None
 
 
 def _pixels(picture: Pillow.Image, notes: list[str], as_labels: bool, step: int) -> np.ndarray:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import pickle
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,7 +66,11 @@ def save(path: str | Path, model: nn.Module, metadata: dict[str, str], *, half: 
     """
     state = {name: _stored(tensor, half) for name, tensor in model.state_dict().items()}
     with atomic(path) as part:
-        save_file(state, part, metadata=metadata)
+        try:
+            save_file(state, part, metadata=metadata)
+        except SafetensorError as error:  # it puts into words what the disk said; `atomic` knows it by its number
+            said = re.search(r"os error (\d+)", str(error))
+            raise (OSError(int(said[1]), os.strerror(int(said[1]))) if said else error) from error
     return Path(path)
 
 

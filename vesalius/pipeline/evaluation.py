@@ -21,6 +21,7 @@ import numpy as np
 
 from ..core.atomic import atomic
 from ..core.labels import Labels
+from ..core.names import printable
 from ..metrics.score import LabelScore, Scoring
 from ..metrics.summary import bootstrap
 from .pairs import Pair
@@ -154,9 +155,9 @@ class Evaluation:
             rows = csv.writer(file, lineterminator="\n")
             rows.writerow(["case", "patient", "label", "status", "empty", *metrics, "problem"])
             for case in self.cases:
-                start = [case.pair.name, case.pair.patient]
+                start = [printable(case.pair.name), printable(case.pair.patient)]
                 if case.problem:
-                    rows.writerow([*start, "", case.status, "", *[""] * len(metrics), case.problem])
+                    rows.writerow([*start, "", case.status, "", *[""] * len(metrics), printable(case.problem)])
                 for name, score in case.scores.items():
                     cells = [_cell(score.metrics.get(metric, math.nan)) for metric in metrics]
                     rows.writerow([*start, name, case.status, score.empty, *cells, ""])

@@ -67,7 +67,13 @@ class Outputs:
         return path
 
     def require_use(self, inputs: Sequence[Input]) -> None:
-        """Raises OutputError where the format asked for can hold no mask of `inputs`, as far as their headers tell."""
+        """Raises OutputError for a place inside a DICOM folder that is read, where masks would be taken for more of it the
+        next time, and where the format asked for can hold no mask of `inputs`, as far as their headers tell.
+        """
+        for path in inputs:
+            if isinstance(path, Path) and path.is_dir() and self.folder.resolve().is_relative_to(path.resolve()):
+                told = f"this lies inside the DICOM folder that is read, {path}, and would be taken for a part of it"
+                raise OutputError(told, file=self.folder, fix="name an output folder beside it")
         if self.format is None or FORMATS[OUTPUTS[self.format]].fit is None:
             return
         problems = []

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 
+from ..core.names import printable
+
 STYLE = """
 :root{color-scheme:light dark;--ink:#1c2126;--paper:#fff;--line:#d5dade;--soft:#f4f6f7;--quiet:#59636c;--bad:#b3261e}
 @media (prefers-color-scheme:dark){
@@ -44,7 +46,7 @@ def page(title: str, sections: Iterable[Section], lead: str = "") -> str:
         f"<section aria-labelledby='s{i}'><h2 id='s{i}'>{escape(section.heading)}</h2>{section.body}</section>"
         for i, section in enumerate(sections)
     ]
-    return (
+    return printable(
         "<!doctype html>\n<html lang='en'><head><meta charset='utf-8'>"
         "<meta name='viewport' content='width=device-width,initial-scale=1'>"
         f"<title>{escape(title)}</title><style>{STYLE}</style></head>\n<body><main><h1>{escape(title)}</h1>"

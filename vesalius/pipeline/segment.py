@@ -309,13 +309,16 @@ class _Run:
         began = time.monotonic()
         write(result.mask, target, format=outputs.format, like=image, overwrite=options.overwrite)
         result.seconds["write"] = time.monotonic() - began
-        picture = self._picture(image, result.mask, name)
         case = Case(
             name, "done", target, None, image.grid.shape, image.grid.spacing, result.seconds, result.notes, result.amounts,
-            result.objects, scores, picture,
+            result.objects, scores,
         )  # fmt: skip
-        outputs.note(name, mark, target, {key: asdict(case)[key] for key in _KEPT})
-        return case
+        try:
+            outputs.note(name, mark, target, {key: asdict(case)[key] for key in _KEPT})
+        except BaseException:  # a mask that nothing vouches for would stand in the way of the same command
+            target.unlink(missing_ok=True)
+            raise
+        return replace(case, overlay=self._picture(image, result.mask, name))  # where it breaks, the next run draws it
 
     def summary(self, cases: Iterable[Case]) -> Summary:
         predictor = self.predictor

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
@@ -20,8 +20,12 @@ CHECKPOINT = "checkpoint.pt"  # in the run folder
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write `state` (tensors, numbers, strings, and dicts and lists of them). Raises OutputError."""
-    with atomic(path) as part:
-        torch.save({"format": FORMAT, **state}, part)
+    with atomic(path) as part, open(part, "wb") as file:
+        target: Any = _Remembering(file)
+        try:
+            torch.save({"format": FORMAT, **state}, target)
+        except RuntimeError as error:
+            raise (target.failed or error) from error
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -35,3 +39,21 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise UnreadableFile("this checkpoint was written by another version", file=path, fix="start anew without --resume")
     return state
+
+
+class _Remembering:
+    """A file for torch.save, which answers a full disk with an internal RuntimeError: it keeps what the disk itself said."""
+
+    def __init__(self, file: IO[bytes]):
+        self.file = file
+        self.failed: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.failed = self.failed or error
+            raise
+
+    def flush(self) -> None:
+        self.file.flush()

@@ -26,6 +26,7 @@ from .augment import Augmentation
 from .border import class_weights
 from .checkpoint import CHECKPOINT, load_checkpoint
 from .data import Order, Samples, batches, gather
+from .identity import identity
 from .inspect import Fingerprint, fingerprint
 from .plan import Data, Plan, check_labels, derive, fit_patch, read_plan, write_plan
 from .recipe import Recipe, override, read_recipe
@@ -77,6 +78,7 @@ def train(
         if options.folds < 2:
             raise InputError(f"{options.folds} folds leave nobody to train on", fix="ask for 2 or more")
         chosen = range(options.folds) if options.fold is None else [options.fold]
+        require_same_folds(out, options.folds)
         runs = [(out / f"fold_{fold}", fold) for fold in chosen]
     summaries = []
     for run, fold in runs:
@@ -95,11 +97,7 @@ def begin(dataset: Path, run: Path, options: TrainOptions, say: Say, seen: Seen 
     if options.resume and not planned and options.folds is None:
         raise OutputError("there is no run to resume here", file=run, fix="start it without --resume")
     if options.resume and planned:
-        plan = read_plan(run / "plan.toml")
-        plan = plan.model_copy(update={"recipe": adjust(plan.recipe, options)})
-        require_same(plan, run, options)
-        data = seen[0] if seen else open_dataset(dataset, instances=plan.data.instances, patients=plan.data.patients)
-        return plan, read_split(run / "split.json"), data
+        return take_up(dataset, run, options, say, seen)
     if is_main() and any((run / name).exists() for name in (CHECKPOINT, "metrics.jsonl", RUN_WEIGHTS)):
         raise OutputError("a run lies here already", file=run, fix="go on with --resume, or choose another folder")
     if is_main() and planned and options.plan is None:
@@ -114,6 +112,7 @@ def begin(dataset: Path, run: Path, options: TrainOptions, say: Say, seen: Seen 
     split = split_cases(
         data.cases, fraction=fraction, seed=plan.recipe.seed, folds=options.folds, fold=options.fold or 0, say=say
     )
+    plan = with_data(plan, cases=identity(cases_of(split, data)))
     if is_main():
         write_split(split, run / "split.json")  # first: whoever finds a plan finds its split
         write_plan(plan, run / "plan.toml")
@@ -121,8 +120,45 @@ def begin(dataset: Path, run: Path, options: TrainOptions, say: Say, seen: Seen 
     return plan, split, data
 
 
+def take_up(dataset: Path, run: Path, options: TrainOptions, say: Say, seen: Seen | None) -> tuple[Plan, Split, Any]:
+    """The plan, split and data of a run that goes on; a new end, or a new place of the data, is written into its plan."""
+    began = read_plan(run / "plan.toml")
+    require_same(began, run, options)
+    plan = began.model_copy(update={"recipe": adjust(began.recipe, options)})
+    data = seen[0] if seen else open_dataset(dataset, instances=plan.data.instances, patients=plan.data.patients)
+    split = read_split(run / "split.json")
+    if plan.data.cases is not None and identity(cases_of(split, data)) != plan.data.cases:
+        told = f"the files of this dataset are not those that the run in {run} began with"
+        raise DatasetError(told, file=dataset, fix=f"give that dataset (it lay in {plan.data.path}), or start a new run")
+    plan = with_data(plan, path=str(dataset.resolve()))
+    if plan != began and is_main():
+        write_plan(plan, run / "plan.toml")
+    return plan, split, data
+
+
+def cases_of(split: Split, data: Any) -> list[Any]:
+    """The cases of a run. Raises DatasetError where one is gone."""
+    cases = {case.name: case for case in data.cases}
+    names = (*split.train, *split.validation)
+    if missing := [name for name in names if name not in cases]:
+        raise DatasetError(f"case {missing[0]} of the run's split is gone", file=data.root, fix="restore it, or start anew")
+    return [cases[name] for name in names]
+
+
+def with_data(plan: Plan, **changes: Any) -> Plan:
+    return plan.model_copy(update={"data": plan.data.model_copy(update=changes)})
+
+
+def require_same_folds(out: Path, folds: int) -> None:
+    """Raises InputError where folds lie in `out` already that were cut another way: their cases would be on both sides."""
+    for file in sorted(out.glob("fold_*/plan.toml")):
+        if (before := read_plan(file).data.folds) not in (None, folds):
+            fix = f"ask for --folds {before}, or name another folder"
+            raise InputError(f"the folds here are {before}, not {folds}", file=out, fix=fix)
+
+
 def require_same(plan: Plan, run: Path, options: TrainOptions) -> None:
-    """Raises InputError where a run to be resumed is asked for another recipe, plan, task or model than it began with."""
+    """Raises InputError where a run to be resumed is asked for another recipe, plan, task, model or seed than it began with."""
 
     def refuse(option: str, told: str) -> InputError:
         return InputError(f"this run began with {told}", file=run, fix=f"leave out --{option} to go on, or start a new run")
@@ -134,7 +170,9 @@ def require_same(plan: Plan, run: Path, options: TrainOptions) -> None:
         raise refuse("model", f"the model '{task.model.name}', not '{options.model}'")
     if options.instances and not data.instances:
         raise refuse("instances", "masks of classes, not of objects")
-    if options.patients is not None and str(options.patients) != data.patients:
+    if options.seed not in (None, plan.recipe.seed):
+        raise refuse("seed", f"the seed {plan.recipe.seed}, not {options.seed}")
+    if options.patients is not None and absolute(options.patients) != absolute(data.patients):
         raise refuse("patients", f"the patients of {data.patients or 'its own dataset'}")
     if options.plan is not None:
         wanted = read_plan(options.plan)
@@ -142,29 +180,65 @@ def require_same(plan: Plan, run: Path, options: TrainOptions) -> None:
             raise refuse("plan", "another plan: its task differs")
         recipe, option = adjust(wanted.recipe, options), "plan"
     elif options.recipe is not None:
-        recipe, option = adjust(chosen_recipe(options, task.model.name), options), "recipe"
-        if recipe.patch is not None:  # as `derive` made it fit
-            patch = fit_patch(recipe.patch, task.model.name, task.model.config, task.model_dims)
-            recipe = recipe.model_copy(update={"patch": patch})
+        recipe, option = fitting_recipe(options, plan), "recipe"
     else:
         return
-    began, wants = plan.recipe.model_dump(), recipe.model_dump()
-    differing = [key for key, value in wants.items() if value is not None and value != began[key]]
-    if differing:
-        key = differing[0]
-        what = f"another {key}" if isinstance(wants[key], dict) else f"{key} = {began[key]}, not {wants[key]}"
+    if what := difference(adjust(plan.recipe, options), recipe):
         raise refuse(option, what)
+
+
+def require_no_contradiction(plan: Plan, options: TrainOptions) -> None:
+    """Raises InputError for an option that asks for something else than the plan it is given with."""
+
+    def refuse(option: str, told: str) -> InputError:
+        fix = f"leave out --{option}, or edit the plan"
+        return InputError(f"--{option} does not go with this plan, which is {told}", file=options.plan, fix=fix)
+
+    task = plan.task
+    if options.model not in (TrainOptions.model, task.model.name):
+        raise refuse("model", f"for the model '{task.model.name}', not '{options.model}'")
+    if options.task not in (None, task.name):
+        raise refuse("task", f"for the task '{task.name}', not '{options.task}'")
+    if options.instances and not plan.data.instances:
+        raise refuse("instances", "for masks of classes, not of objects")
+    if not options.resample and any(step.kind == "resample" for step in task.steps):
+        raise refuse("no-resample", "one that resamples")
+    if options.recipe is not None and (what := difference(adjust(plan.recipe, options), fitting_recipe(options, plan))):
+        raise refuse("recipe", f"one with {what}")
+
+
+def fitting_recipe(options: TrainOptions, plan: Plan) -> Recipe:
+    """The recipe that was asked for, its patch as `derive` makes it fit, with what the caller chose."""
+    task = plan.task
+    recipe = adjust(chosen_recipe(options, task.model.name), options)
+    if recipe.patch is None:
+        return recipe
+    return recipe.model_copy(update={"patch": fit_patch(recipe.patch, task.model.name, task.model.config, task.model_dims)})
+
+
+def difference(began: Recipe, recipe: Recipe) -> str | None:
+    """In words, the first value of `began` that `recipe` wants otherwise."""
+    has, wants = began.model_dump(), recipe.model_dump()
+    for key, value in wants.items():
+        if value is not None and value != has[key]:
+            return f"another {key}" if isinstance(value, dict) else f"{key} = {has[key]}, not {value}"
+    return None
 
 
 def read_or_derive(dataset: Path, options: TrainOptions, say: Say, seen: Seen | None = None) -> tuple[Plan, Any]:
     """The plan in a file, or one derived from the data."""
     if options.plan is not None:
         plan = read_plan(options.plan)
+        require_no_contradiction(plan, options)
         plan = plan.model_copy(update={"recipe": adjust(plan.recipe, options)})
-        data = open_dataset(dataset, instances=plan.data.instances, patients=options.patients or plan.data.patients)
+        patients = absolute(options.patients or plan.data.patients)
+        data = open_dataset(dataset, instances=plan.data.instances, patients=patients)
+        place = {"path": str(dataset.resolve()), "name": data.name, "patients": patients}
+        plan = with_data(plan, **place, folds=options.folds, fold=options.fold or 0)
         check_labels(plan.task, data)
         for note in data.notes:
             say(note)
+        say(f"as the plan says: the task '{plan.name}', the model '{plan.model.name}'")
         return plan, data
     if options.task is not None and options.task not in TASKS:
         raise unknown_name("task", options.task, TASKS)
@@ -192,18 +266,22 @@ def look(dataset: Path, options: TrainOptions, say: Say) -> Seen:
 def plan_for(seen: Seen, dataset: Path, options: TrainOptions, recipe: Recipe, like: Task | None, say: Say) -> Plan:
     """The plan for what `look` found."""
     data, found = seen
-    patients = str(options.patients) if options.patients else None
     about = Data(
         path=str(Path(dataset).resolve()),
         name=data.name,
         instances=options.instances,
-        patients=patients,
+        patients=absolute(options.patients),
         folds=options.folds,
         fold=options.fold or 0,
         frequencies=tuple(int(n) for n in found.counts),
         notes=tuple(data.notes),
     )
     return derive(data, found, about, model=options.model, recipe=recipe, like=like, resample=options.resample, say=say)
+
+
+def absolute(path: str | Path | None) -> str | None:
+    """So that the run can go on from any folder."""
+    return str(Path(path).resolve()) if path else None
 
 
 def chosen_recipe(options: TrainOptions, model: str, like: Task | None = None) -> Recipe:
@@ -219,7 +297,7 @@ def adjust(recipe: Recipe, options: TrainOptions) -> Recipe:
         "workers": options.workers,
         "precision": options.precision,
         "patience": options.patience,
-        "start": options.weights and str(Path(options.weights).resolve()),
+        "start": absolute(options.weights),
     }
     wanted: dict[str, Any] = {key: value for key, value in chosen.items() if value is not None}
     ends = {"epochs": options.epochs, "steps": options.steps, "minutes": options.minutes}
@@ -228,10 +306,8 @@ def adjust(recipe: Recipe, options: TrainOptions) -> Recipe:
 
 def fit(plan: Plan, split: Split, data: Any, run: Path, options: TrainOptions, say: Say) -> RunSummary:
     """Train as the plan says, from the checkpoint if the run is resumed, to its end."""
+    cases_of(split, data)  # all of them are there
     cases = {case.name: case for case in data.cases}
-    missing = [name for name in (*split.train, *split.validation) if name not in cases]
-    if missing:
-        raise DatasetError(f"case {missing[0]} of the run's split is gone", file=data.root, fix="restore it, or start anew")
     trainer = Trainer(plan, choose_device(options.device), limit_of(plan.recipe))
     prepared = gather(data, [cases[n] for n in split.train], plan.task, cache=run / "cache", limit_gb=options.cache_gb, say=say)
     held = Held(data, tuple(cases[n] for n in split.validation))

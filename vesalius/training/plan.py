@@ -44,6 +44,7 @@ PER_LEVEL = ("pools", "kernels", "decoder_kernels", "decoder_widths", "convs", "
 
 COMMENTS = {
     "data.path": "the dataset folder; mixed spacings are resampled to the task's Resample step",
+    "data.cases": "by which a run that goes on knows the files it began with",
     "data.frequencies": "voxels per class, background first",
     "task.steps": "what every image goes through, in training and in use",
     "task.slices": "a 2D model on volumes: planes along z of the prepared grid, `context` neighbours on either side as channels",
@@ -67,6 +68,7 @@ class Data(Record):
     patients: str | None = None
     folds: int | None = None
     fold: int = 0
+    cases: str | None = None
     frequencies: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()
 

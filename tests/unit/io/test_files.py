@@ -2,6 +2,7 @@
 
 import errno
 import os
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -124,8 +125,10 @@ def test_channel_files_become_one_input_and_one_image(tmp_path):
 def test_a_missing_channel_is_named_and_another_grid_too(tmp_path):
     volume(tmp_path / "a_0000.nii.gz")
     volume(tmp_path / "a_0002.nii.gz")
-    with pytest.raises(ChannelError, match="_0001 of 3 is missing"):
-        find_inputs(tmp_path, channels=3)
+    (found,) = find_inputs(tmp_path, channels=3)
+    for told in (read, content_hash):
+        with pytest.raises(ChannelError, match=r"a_0001\.nii\.gz: channel _0001 of 3 is missing"):
+            told(found)
     other = volume(tmp_path / "a_0001.nii.gz", affine=np.diag([1.0, 2, 4, 1]))
     with pytest.raises(GeometryError, match="a_0001"):
         read((tmp_path / "a_0000.nii.gz", other))
@@ -152,6 +155,36 @@ def test_the_hash_follows_the_content_not_the_name_or_the_time(tmp_path):
     assert content_hash(folder) == before
     next(path for path in folder.iterdir() if path.name.startswith("IM")).rename(folder / "other")
     assert content_hash(folder) != before
+
+
+def test_a_file_that_may_not_be_read_or_is_gone_is_told_in_words_by_the_hash_too(tmp_path, monkeypatch):
+    (tmp_path / "link.png").symlink_to(tmp_path / "nowhere.png")
+    with pytest.raises(UnreadableFile, match=r"link\.png: there is no such file"):
+        content_hash(tmp_path / "link.png")
+
+    def forbidden(path, *_):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    kept = picture(tmp_path / "kept.png")
+    monkeypatch.setattr("vesalius.io.files.open", forbidden, raising=False)
+    with pytest.raises(UnreadableFile, match=r"kept\.png: this file may not be read"):
+        content_hash(kept)
+
+
+def test_a_folder_that_may_not_be_read_is_told_when_its_turn_comes(tmp_path, monkeypatch):
+    real, hidden = Path.iterdir, tmp_path / "hidden"
+    hidden.mkdir()
+
+    def guarded(folder):
+        if folder == hidden:
+            raise PermissionError(errno.EACCES, "Permission denied", str(folder))
+        return real(folder)
+
+    monkeypatch.setattr(Path, "iterdir", guarded)
+    assert find_inputs(tmp_path) == [hidden]
+    for told in (content_hash, find_inputs):
+        with pytest.raises(UnreadableFile, match="hidden: this file may not be read"):
+            told(hidden)
 
 
 def test_a_mask_must_lie_on_the_grid_of_its_image(tmp_path):

@@ -340,3 +340,28 @@ def test_fractions_and_negative_values_are_no_labels_but_whole_floats_are(tmp_pa
         read_mask(tmp_path / "minus.tif")
     mask = read_mask(tmp_path / "whole.tif")
     assert mask.array.dtype == np.uint8 and (mask.array == 3).all()
+
+
+def huge(path, side):
+    """A black PNG of 1 bit, `side` pixels each way, written row by row."""
+    chunk = lambda kind, data: struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))  # noqa: E731
+    packer, row = zlib.compressobj(1), bytes(1 + (side + 7) // 8)
+    body = b"".join(packer.compress(row * 100) for _ in range(side // 100)) + packer.flush()
+    head = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", body) + chunk(b"IEND", b""))
+    return path
+
+
+def test_a_picture_above_pillows_limit_is_read_and_the_limit_is_left_to_others(tmp_path):
+    limit = Pillow.MAX_IMAGE_PIXELS
+    file = huge(tmp_path / "slide.png", 13_500)  # 182 megapixels: twice the limit, where Pillow refuses
+    assert peek(file).grid.shape == (1, 13_500, 13_500) and limit == Pillow.MAX_IMAGE_PIXELS
+    assert read(file).array.shape == (1, 1, 13_500, 13_500) and limit == Pillow.MAX_IMAGE_PIXELS
+    with pytest.raises(Pillow.DecompressionBombError):
+        Pillow.open(file)
+
+
+def test_a_picture_that_memory_cannot_hold_is_told_by_its_size_not_as_damaged(tmp_path, monkeypatch):
+    monkeypatch.setattr("vesalius.io.raster._memory_bytes", lambda: 1_000_000)
+    with pytest.raises(UnreadableFile, match=r"slide\.png: its 1000 x 1000 pixels need 0\.0 GB.*tiles"):
+        read(huge(tmp_path / "slide.png", 1_000))

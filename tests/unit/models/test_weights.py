@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from vesalius.core.errors import OutputError, WeightsError
@@ -28,6 +29,20 @@ def test_half_storage_halves_the_file_and_gives_float32_back(model: nn.Module, t
     assert all(t.dtype in (torch.float32, torch.int64) for t in state.values())
     for name, tensor in model.state_dict().items():
         torch.testing.assert_close(state[name], tensor, atol=1e-3, rtol=1e-3)
+
+
+def test_a_disk_that_fills_up_leaves_the_weights_before_whole(model: nn.Module, tmp_path: Path, monkeypatch) -> None:
+    path = save(tmp_path / "weights.safetensors", model, {})
+    before = file_hash(path)
+
+    def fill(state, part, metadata):
+        part.write_bytes(b"half of it")
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")  # verbatim
+
+    monkeypatch.setattr("vesalius.models.weights.save_file", fill)
+    with pytest.raises(OutputError, match=r"weights\.safetensors: the disk is full"):
+        save(path, model, {"kept": "no"})
+    assert file_hash(path) == before and [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
 def test_an_altered_file_is_refused(model: nn.Module, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from vesalius.core.errors import InputError, UnreadableFile, WeightsError
+from vesalius.core.errors import InputError, OutputError, UnreadableFile, WeightsError
 from vesalius.core.labels import Label, Labels
 from vesalius.models.weights import save
 from vesalius.tasks.task import Inference, ModelSpec, Task
@@ -157,6 +157,16 @@ def test_a_checkpoint_that_cannot_be_read_is_the_users_to_know(tmp_path, content
         (tmp_path / "c.pt").write_bytes(content)
     with pytest.raises(UnreadableFile, match="--resume"):
         load_checkpoint(tmp_path / "c.pt")
+
+
+def test_a_disk_that_fills_up_leaves_the_checkpoint_before_whole_and_is_told_as_such(tmp_path, monkeypatch):
+    save_checkpoint(tmp_path / "c.pt", {"model": torch.zeros(9)})
+    full = lambda _, mode: open("/dev/full", mode)  # noqa: E731, SIM115 - it has no space left
+    monkeypatch.setattr("vesalius.training.checkpoint.open", full, raising=False)
+    with pytest.raises(OutputError, match=r"c\.pt: the disk is full"):
+        save_checkpoint(tmp_path / "c.pt", {"model": torch.ones(90_000)})
+    assert load_checkpoint(tmp_path / "c.pt")["model"].sum() == 0
+    assert [file.name for file in tmp_path.iterdir()] == ["c.pt"]
 
 
 def test_a_checkpoint_runs_no_code(tmp_path):
