@@ -13,7 +13,7 @@ from ..core.image import Image, Mask
 from ..core.labels import Labels
 from ..io.datasets import read_patients
 from ..io.files import case_name, find_inputs, read_mask
-from ..io.formats import is_dicom
+from ..io.formats import is_dicom, is_placed
 from ..io.segmentation import joint_grid
 from ..metrics.overlap import values
 
@@ -116,10 +116,15 @@ def _binary(mask: Mask, labels: Labels | None, which: str) -> tuple[Mask, tuple[
 
 
 def _on_picture(pred: Mask, ref: Mask) -> tuple[Mask, tuple[str, ...]]:
-    """A picture's mask on the reference's grid where only one file knows the size of a pixel, such as a TIFF and a PNG."""
-    same_pixels = pred.grid.dims == ref.grid.dims == 2 and pred.grid.shape == ref.grid.shape
-    if not same_pixels or (pred.grid.affine is None) == (ref.grid.affine is None):
+    """The prediction on the reference's grid where the files know less than that: only one the size of a pixel, such as a
+    TIFF and a PNG, or one of them not where its voxels lie (TIFF), which then has to agree in sizes alone."""
+    unplaced = any(mask.source is not None and not is_placed(mask.source.path) for mask in (pred, ref))
+    if pred.grid.shape != ref.grid.shape or not (unplaced or pred.grid.dims == ref.grid.dims == 2):
         return pred, ()
+    if (pred.grid.affine is None) == (ref.grid.affine is None):
+        if not unplaced or pred.grid.same_as(ref.grid) or not pred.grid.same_sizes(ref.grid):
+            return pred, ()
+        return replace(pred, grid=ref.grid), ("a TIFF holds no origin and no orientation: the masks are compared voxel by voxel",)
     if ref.grid.affine is None:
         return replace(pred, grid=ref.grid), ("the reference carries no pixel size: measured in pixels",)
     return replace(pred, grid=ref.grid), ("the prediction carries no pixel size: the reference's is used",)

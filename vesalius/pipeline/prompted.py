@@ -115,7 +115,7 @@ def segment_prompted(input: str | Path, out: str | Path, options: PromptOptions,
         raise
     return Prompted(
         places.case, places.target, found, session.prompter.name, session.view.rule, time.monotonic() - began,
-        overlay=picture, notes=(*image.notes, *_way(session, options)), **more,
+        overlay=picture, notes=(*image.notes, *_way(session, options), *places.outputs.lost(image)), **more,
     )  # fmt: skip
 
 

@@ -310,8 +310,9 @@ class _Run:
         write(result.mask, target, format=outputs.format, like=image, overwrite=options.overwrite)
         result.seconds["write"] = time.monotonic() - began
         picture = self._picture(image, result.mask, name)
+        notes = (*result.notes, *outputs.lost(image))
         case = Case(
-            name, "done", target, None, image.grid.shape, image.grid.spacing, result.seconds, result.notes, result.amounts,
+            name, "done", target, None, image.grid.shape, image.grid.spacing, result.seconds, notes, result.amounts,
             result.objects, scores, picture,
         )  # fmt: skip
         outputs.note(name, mark, target, {key: asdict(case)[key] for key in _KEPT})

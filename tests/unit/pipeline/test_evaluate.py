@@ -11,6 +11,7 @@ import pytest
 from PIL import Image as Picture
 
 from vesalius.core.errors import DatasetError, GeometryError, InputError, LabelError, OutputError, UnreadableFile
+from vesalius.io.files import read_mask, write
 from vesalius.metrics.summary import EmptyPolicy
 from vesalius.pipeline.evaluate import evaluate
 
@@ -263,9 +264,9 @@ def test_the_page_pictures_the_worst_cases_first_and_escapes_names(folders, tmp_
 def test_what_cannot_be_written_leaves_nothing_behind(folders, tmp_path):
     evaluation = evaluate(*folders)
     (tmp_path / "file").write_text("")
-    for write in (evaluation.to_json, evaluation.to_csv, evaluation.to_html):
+    for put_down in (evaluation.to_json, evaluation.to_csv, evaluation.to_html):
         with pytest.raises(OutputError):
-            write(tmp_path / "file" / "out")
+            put_down(tmp_path / "file" / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "pred", "ref"]
 
 
@@ -294,3 +295,17 @@ def test_regions_of_any_values_are_scored_whole(tmp_path):
         evaluate(*both, labels={(1, 4): "core"})
     with pytest.raises(LabelError, match="share a name"):
         evaluate(*both, labels={(1, 4): "core", 2: "core"})
+
+
+@pytest.mark.parametrize("turned", [False, True], ids=["prediction", "reference"])
+def test_a_tiff_of_a_volume_is_compared_voxel_by_voxel_and_that_is_said(tmp_path, turned):
+    moved = np.array([[-1.0, 0, 0, 30], [0, 0, -1, 50], [0, 2, 0, -7], [0, 0, 0, 1]])
+    nibabel.save(nibabel.Nifti1Image(volume(), moved), tmp_path / "a.nii.gz")
+    mask = read_mask(tmp_path / "a.nii.gz")
+    pair = (write(mask, tmp_path / "a.tiff"), tmp_path / "a.nii.gz")
+    found = evaluate(*(pair[::-1] if turned else pair), labels=NAMES)
+    assert found.overall["dice"]["mean"] == 1.0 and "hd95_mm" in found.metrics
+    assert any("no origin and no orientation" in line for line in found.describe())
+    nibabel.save(nibabel.Nifti1Image(volume(), moved @ np.diag([1, 1, 3, 1])), tmp_path / "b.nii.gz")
+    with pytest.raises(GeometryError):
+        evaluate(tmp_path / "a.tiff", tmp_path / "b.nii.gz")
