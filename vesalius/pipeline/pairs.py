@@ -96,7 +96,9 @@ def _frame_by_frame(pred: Mask, ref: Mask, pair: Pair) -> tuple[Mask, Mask]:
     if not any(is_seg) or pred.grid.same_as(ref.grid):
         return pred, ref
     grid = joint_grid(pred.grid, ref.grid) if all(is_seg) else pred.grid if is_seg[1] else ref.grid
-    like = Image(np.broadcast_to(np.uint8(0), (1, *grid.shape)), grid)
+    knows = next((mask for mask in (pred, ref) if all(is_seg) and mask.source and mask.source.header), None)
+    grid = knows.grid if knows else grid  # of all slices, with a gap among them
+    like = Image(np.broadcast_to(np.uint8(0), (1, *grid.shape)), grid, source=knows.source if knows else None)
     return (
         read_mask(pair.pred, like=like) if is_seg[0] and pair.pred else pred,
         read_mask(pair.ref, like=like) if is_seg[1] else ref,

@@ -8,10 +8,12 @@ import sys
 import nibabel
 import numpy as np
 import pytest
+from dicom_slices import Series
 from PIL import Image as Picture
 
 from vesalius.core.errors import DatasetError, GeometryError, InputError, LabelError, OutputError, UnreadableFile
-from vesalius.io.files import read_mask, write
+from vesalius.core.image import Mask
+from vesalius.io.files import read, read_mask, write
 from vesalius.metrics.summary import EmptyPolicy
 from vesalius.pipeline.evaluate import evaluate
 
@@ -142,9 +144,6 @@ def test_a_mask_of_0_and_255_is_none_of_several_classes(tmp_path):
 
 def test_dicom_segmentations_are_compared_frame_by_frame_whatever_ends_they_omit(tmp_path):
     from specimens import dicom_series
-
-    from vesalius.core.image import Mask
-    from vesalius.io.files import read, write
 
     image = read(dicom_series(tmp_path / "study", slices=8))
     for name, first, last in (("pred", 1, 5), ("ref", 3, 7)):
@@ -309,3 +308,19 @@ def test_a_tiff_of_a_volume_is_compared_voxel_by_voxel_and_that_is_said(tmp_path
     nibabel.save(nibabel.Nifti1Image(volume(), moved @ np.diag([1, 1, 3, 1])), tmp_path / "b.nii.gz")
     with pytest.raises(GeometryError):
         evaluate(tmp_path / "a.tiff", tmp_path / "b.nii.gz")
+
+
+def test_segs_of_a_series_with_a_gap_are_compared_slice_by_slice_with_each_other_and_with_nifti(tmp_path, monkeypatch):
+    Series("CT").stack(tmp_path / "study", [0, 2, 4, 8, 10, 12, 14, 16], size=(16, 20))
+    image = read(tmp_path / "study")
+    array = np.zeros(image.grid.shape, np.uint8)
+    array[1:6, 4:12, 5:9] = 1
+    mask = Mask(array, image.grid)
+    seg, as_nifti = write(mask, tmp_path / "a.dcm", like=image), write(mask, tmp_path / "a.nii.gz")
+    monkeypatch.setattr("vesalius.io.segmentation.laid", lambda *_: (None, None, False))
+    bare = write(mask, tmp_path / "b.dcm", like=image)  # empty frames omitted, as other software does
+    monkeypatch.undo()
+    for pair in ((seg, as_nifti), (as_nifti, seg), (seg, bare), (bare, seg)):
+        assert evaluate(*pair).overall["dice"]["mean"] == 1.0
+    with pytest.raises(GeometryError, match="slices are missing"):
+        evaluate(bare, as_nifti)
