@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -39,7 +39,7 @@ class Pairs:
 
 
 def find_pairs(pred: str | Path, ref: str | Path, patients: str | Path | None = None) -> Pairs:
-    """Pair two files, or the cases of two folders by stem.
+    """Pair two files, or the cases of two folders by stem, nnU-Net's `_0000` on one side disregarded.
 
     `patients` is a table `case,patient`; without it, a cases.csv beside the references is read; without that each case is
     its own patient, and the notes say so. Raises UnreadableFile for what does not exist, DatasetError for stems that are
@@ -55,14 +55,29 @@ def find_pairs(pred: str | Path, ref: str | Path, patients: str | Path | None = 
     elif pred.is_file():
         raise DatasetError("one prediction cannot be compared with a folder", file=pred, fix="name its reference, or a folder")
     else:
-        found = {case_name(path): path for path in find_masks(pred)}
-        extra = sorted(found.keys() - {case_name(path) for path in references})
-        if len(extra) == len(found):
+        stored = {case_name(path): path for path in find_masks(pred)}
+        names = {case_name(path) for path in references}
+        twins = {name: twin(name, stored) for name in names}
+        found = {name: stored[each] for name, each in twins.items() if each and twin(each, names) == name}
+        extra = sorted(stored.keys() - {case_name(path) for path in found.values()})
+        if not found:
             fix = f"give both the same stem; here they are '{extra[0]}' and '{case_name(references[0])}'"
             raise DatasetError("no prediction has the stem of a reference", file=pred, fix=fix)
     whose, notes = _patients(ref, patients, [case_name(path) for path in references])
     items = [Pair(case_name(path), found.get(case_name(path)), path, whose[case_name(path)]) for path in references]
     return Pairs(tuple(items), tuple(extra), single, notes)
+
+
+def twin(name: str, others: Container[str]) -> str | None:
+    """The one of `others` that is the case `name`: the same, or the same but for nnU-Net's `_0000` of a first channel.
+
+    Where there are further channels (or frames) of that name, nobody knows which one is meant: None.
+    """
+    if name in others:
+        return name
+    bare = name.removesuffix("_0000")
+    other = f"{name}_0000" if bare == name else bare
+    return other if other in others and f"{bare}_0001" not in others else None
 
 
 def find_masks(path: Path) -> list[Path]:

@@ -16,6 +16,7 @@ from vesalius.core.image import Mask
 from vesalius.io.files import read, read_mask, write
 from vesalius.metrics.summary import EmptyPolicy
 from vesalius.pipeline.evaluate import evaluate
+from vesalius.pipeline.pairs import twin
 
 NAMES = {1: "anterior", 2: "posterior"}
 
@@ -324,3 +325,25 @@ def test_segs_of_a_series_with_a_gap_are_compared_slice_by_slice_with_each_other
         assert evaluate(*pair).overall["dice"]["mean"] == 1.0
     with pytest.raises(GeometryError, match="slices are missing"):
         evaluate(bare, as_nifti)
+
+
+@pytest.mark.parametrize("numbered", ["pred", "ref"])
+def test_the_channel_number_of_nnunet_on_one_side_hides_no_case(tmp_path, numbered):
+    """`segment imagesTr` calls its masks after the images, case_0000; labelsTr calls them case."""
+    for side in ("pred", "ref"):
+        for i in range(2):
+            put(tmp_path / side / f"case{i}{'_0000' if side == numbered else ''}.nii.gz", volume())
+    put(tmp_path / "pred" / "other.nii.gz", volume())
+    found = evaluate(tmp_path / "pred", tmp_path / "ref")
+    assert found.exit_code == 0 and found.overall["dice"]["mean"] == 1.0 and found.extra == ("other",)
+    ends = "_0000" if numbered == "ref" else ""
+    assert [case.pair.name for case in found.cases] == [f"case{i}{ends}" for i in range(2)]
+
+
+def test_a_number_that_may_be_one_of_several_is_no_channel_to_disregard(tmp_path):
+    assert twin("a", ["a", "a_0000"]) == "a" and twin("a_0000", ["a", "a_0000"]) == "a_0000"
+    assert twin("a", ["a_0000"]) == "a_0000" and twin("a_0000", ["a"]) == "a"
+    assert twin("a", ["a_0000", "a_0001"]) is None and twin("a", ["a_0001"]) is None and twin("a_0001", ["a"]) is None
+    for name in ("ref/a", "ref/a_0000", "pred/a", "ref/b_0000", "ref/b_0001", "pred/b"):
+        put(tmp_path / f"{name}.nii.gz", volume())
+    assert evaluate(tmp_path / "pred", tmp_path / "ref").missing == ("a_0000", "b_0000", "b_0001")
