@@ -13,6 +13,7 @@ from PIL import Image as Picture
 
 from vesalius.core.errors import DatasetError, GeometryError, InputError, LabelError, OutputError, UnreadableFile
 from vesalius.core.image import Mask
+from vesalius.core.labels import Label, Labels
 from vesalius.io.files import read, read_mask, write
 from vesalius.metrics.summary import EmptyPolicy
 from vesalius.pipeline.evaluate import evaluate
@@ -86,7 +87,7 @@ def test_a_case_that_fails_is_listed_and_the_rest_is_done(folders):
     put(pred / "case_1.nii.gz", volume()[1:])
     (pred / "case_2.nii.gz").write_bytes(b"no image")
     put(pred / "case_3.nii.gz", volume(values=(1, 7)))
-    evaluation = evaluate(pred, ref, labels=NAMES)
+    evaluation = evaluate(pred, ref, labels=Labels((Label(1, "anterior"), Label(2, "posterior"))))  # as a dataset.json says
     assert list(evaluation.failed) == ["case_1", "case_2", "case_3"] and evaluation.exit_code == 1
     assert "shape" in evaluation.failed["case_1"] and "7" in evaluation.failed["case_3"]
     assert evaluation.summary["anterior"]["dice"]["cases"] == 3
@@ -99,8 +100,6 @@ def test_a_single_pair_that_fails_is_an_error(tmp_path):
         evaluate(put(tmp_path / "short.nii.gz", volume()[1:]), ref)
     with pytest.raises(GeometryError, match="spacing"):
         evaluate(put(tmp_path / "wide.nii.gz", volume(), (2.0, 2.0, 2.0)), ref)
-    with pytest.raises(LabelError, match=": 5"):
-        evaluate(put(tmp_path / "new.nii.gz", volume(values=(1, 5))), ref)
     with pytest.raises(UnreadableFile):
         evaluate(tmp_path / "absent.nii.gz", ref)
 
@@ -291,8 +290,8 @@ def test_regions_of_any_values_are_scored_whole(tmp_path):
     assert means == {"whole": 1.0, "core": 1.0, "active": pytest.approx(2 * 24 / (32 + 24))}
     assert found.summary["core"]["hd95_mm"]["mean"] == 0 and found.summary["active"]["hd95_mm"]["mean"] > 0
     assert evaluate(*both, labels={1: "1", 2: "2", 4: "4"}).summary["1"]["dice"]["mean"] == 0
-    with pytest.raises(LabelError, match="no label declares: 2"):
-        evaluate(*both, labels={(1, 4): "core"})
+    core = evaluate(*both, labels={(1, 4): "core"})
+    assert core.summary["core"]["dice"]["mean"] == 1.0 and any("also hold 2" in line for line in core.describe())
     with pytest.raises(LabelError, match="share a name"):
         evaluate(*both, labels={(1, 4): "core", 2: "core"})
 
@@ -347,3 +346,32 @@ def test_a_number_that_may_be_one_of_several_is_no_channel_to_disregard(tmp_path
     for name in ("ref/a", "ref/a_0000", "pred/a", "ref/b_0000", "ref/b_0001", "pred/b"):
         put(tmp_path / f"{name}.nii.gz", volume())
     assert evaluate(tmp_path / "pred", tmp_path / "ref").missing == ("a_0000", "b_0000", "b_0001")
+
+
+def test_a_label_that_only_a_prediction_holds_scores_0_in_its_case_and_is_in_the_mean(folders):
+    pred, ref = folders
+    put(pred / "case_3.nii.gz", np.where(volume() == 0, 3, volume()).astype(np.uint8))
+    evaluation = evaluate(pred, ref)
+    assert not evaluation.failed and evaluation.cases[3].scores["3"].metrics["dice"] == 0
+    assert evaluation.summary["3"]["dice"]["mean"] == 0 and evaluation.summary["3"]["dice"]["cases"] == 1
+    assert evaluation.empty["3"] == {"both": 5, "pred": 0, "ref": 1} and evaluation.cases[3].mean("dice") == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize("value", [1, 255])
+def test_anything_against_an_empty_reference_scores_0(tmp_path, value):
+    put(tmp_path / "ref.png", np.zeros((9, 8), np.uint8))
+    put(tmp_path / "pred.png", np.pad(np.full((3, 3), value, np.uint8), ((2, 4), (2, 3))))
+    found = evaluate(tmp_path / "pred.png", tmp_path / "ref.png")
+    assert found.summary["1"]["dice"]["mean"] == 0 and found.empty["1"]["ref"] == 1
+
+
+def test_values_that_the_labels_leave_out_are_background_and_that_is_said_once(folders, tmp_path):
+    pred, ref = folders
+    put(pred / "case_3.nii.gz", volume(values=(1, 7)))
+    found = evaluate(pred, ref, labels={1: "front"})
+    whole = evaluate(pred, ref).summary["1"]
+    assert not found.failed and list(found.summary) == ["front"] and found.summary["front"]["dice"] == whole["dice"]
+    assert [line for line in found.describe() if "not among the labels" in line] == [
+        "The masks also hold 2, 7: not among the labels named, and counted as background."
+    ]
+    assert "case_3" in found.to_html(tmp_path / "page.html").read_text()
