@@ -122,6 +122,13 @@ def test_evaluate_scores_a_missing_prediction_as_empty_and_ends_in_1(run, tmp_pa
     assert found["missing"] == ["case1"] and found["summary"]["1"]["dice"]["mean"] == 0.5
 
 
+def test_evaluate_names_predictions_without_a_reference(run, tmp_path):
+    for name in ("pred/a", "pred/typo", "ref/a"):
+        mask_volume(tmp_path / f"{name}.nii.gz")
+    said = run("evaluate", tmp_path / "pred", tmp_path / "ref")
+    assert said.exit_code == 0 and "Predictions without a reference, in no mean: typo." in said.stdout + said.stderr
+
+
 def test_evaluate_counts_objects_with_instances(run, tmp_path):
     ref, pred = mask_volume(tmp_path / "ref.nii.gz", values=(1, 2)), mask_volume(tmp_path / "pred.nii.gz", values=(1,))
     found = document(run("evaluate", pred, ref, "--instances", "--json"))

@@ -137,3 +137,13 @@ def test_too_little_memory_is_one_clear_line_and_leaves_nothing(run, tmp_path, v
                  "--weights", volume_weights, "--max-ram", "100KB")  # fmt: skip
     assert result.exit_code == 2 and "--max-ram" in result.stderr and result.stderr.count("\n") == 1
     assert not list((tmp_path / "out").glob("*.nii*"))
+
+
+def test_a_volume_written_as_tiff_says_what_that_loses_and_its_overlay_is_drawn_later_too(run, tmp_path, volume_weights):
+    voxels = np.random.default_rng(0).integers(0, 900, (20, 18, 16)).astype(np.int16)
+    nibabel.save(nibabel.Nifti1Image(voxels, np.eye(4)[[2, 0, 1, 3]]), tmp_path / "scan.nii.gz")
+    words = ["segment", tmp_path / "scan.nii.gz", "-o", tmp_path / "out", "--model", "unet", "--weights", volume_weights]
+    for more in ([], ["--overlays"]):
+        (case,) = cases(run(*words, "--format", "tiff", "--json", *more))
+        assert any("no origin and no orientation" in note for note in case["notes"])
+    assert (tmp_path / "out" / "overlays" / "scan.png").is_file() and case["state"] == "skipped"

@@ -108,6 +108,9 @@ def show_evaluated(screen: Terminal, evaluation: Evaluation, out: Path | None, i
     screen.table(("label", "metric", "mean", "95 % interval", "cases"), rows)
     for line in evaluation.describe():
         screen.say(line)
+    if extra := evaluation.extra:
+        more = f" and {len(extra) - 10} more (all are in the JSON)" if len(extra) > 10 else ""
+        screen.say(f"Predictions without a reference, in no mean: {', '.join(extra[:10])}{more}.")
     if out is not None:
         write_evaluation(evaluation, out, images)
         screen.say(f"scores.csv, summary.json and report.html: {out}")

@@ -91,6 +91,13 @@ class Grid:
         corners = np.array([[z, y, x, 1] for z in (0, self.shape[0]) for y in (0, self.shape[1]) for x in (0, self.shape[2])])
         return bool(np.abs(corners @ (self.affine - other.affine)[:3].T).max() <= tolerance_mm)
 
+    def same_sizes(self, other: Grid) -> bool:
+        """Same shape, and voxels of one size, wherever they lie: summed over an axis they drift by less than a tenth of one."""
+        if self.shape != other.shape or (self.spacing is None) != (other.spacing is None):
+            return False
+        pairs = zip(self.shape, self.spacing or (), other.spacing or (), strict=False)
+        return all(n == 1 or n * abs(a - b) <= 0.1 * min(a, b) for n, a, b in pairs)  # the size across one slice means nothing
+
 
 @dataclass(frozen=True, eq=False)
 class Source:

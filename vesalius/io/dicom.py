@@ -272,6 +272,13 @@ def _sorted(path: Path, frames: list[Frame]) -> tuple[list[Frame], list[str]]:
     return sorted(placed, key=lambda frame: float(np.dot(frame.position or (0, 0, 0), normal))), notes
 
 
+def laid(path: Path, frames: Sequence[Frame], header: Any) -> tuple[Stack, Grid, bool]:
+    """Frames along their normal, the grid they are read on, and whether they are unevenly spaced: then it closes their gaps."""
+    ordered, _ = _sorted(path, list(frames))
+    grid, uneven = _grid(ordered, header)
+    return Stack("", tuple(ordered)), grid, bool(uneven)
+
+
 def _normal(frame: Frame) -> np.ndarray:
     orientation = np.array(frame.orientation)
     normal = np.cross(orientation[:3], orientation[3:])

@@ -31,7 +31,7 @@ from ..core.errors import (
 from ..core.image import Grid, Image, Mask, Source
 from .decoding import Peek, checked, decoding, native
 from .dicom import read_dicom
-from .formats import FORMATS, OUTPUTS, SUFFIXES, WRITERS, format_of, is_dicom, output_of, suffix_of
+from .formats import FORMATS, OUTPUTS, SUFFIXES, WRITERS, format_of, is_dicom, is_placed, output_of, suffix_of
 from .projections import pictures_among
 from .segmentation import read_segmentation
 
@@ -123,6 +123,14 @@ def require_fit(format: str, grid: Grid, source: Source | None, path: Path) -> N
     """OutputError, naming `path`, where the mask of an image on `grid` cannot be written as `format`, by name as for `write`."""
     if fit := FORMATS[OUTPUTS[format]].fit:
         fit(grid, source, path)
+
+
+def lost(format: str | None, grid: Grid) -> tuple[str, ...]:
+    """What the mask of an image on `grid` loses when it is written as `format`: a note, or none."""
+    if format is None or FORMATS[OUTPUTS[format]].placed or grid.affine is None:
+        return ()
+    return (f"the mask is written as {format}, which holds no origin and no orientation: it fits its image voxel by voxel, "
+            "and says nothing of where that lies",)  # fmt: skip
 
 
 def case_name(path: PathLike | tuple[Path, ...]) -> str:
@@ -217,11 +225,19 @@ def smallest_type(mask: Mask) -> type[np.unsignedinteger]:
 
 
 def require_grid(ours: Grid, theirs: Grid, path: Path, other: Path | str) -> None:
-    """GeometryError, naming the mask `path` and its image `other`, where shapes differ or voxels lie apart."""
+    """GeometryError, naming the mask `path` and its image `other`, where shapes differ or voxels lie apart.
+
+    Where either is a format that does not know where its voxels lie (TIFF), their sizes must agree.
+    """
     if ours.shape != theirs.shape:
         raise GeometryError(f"mask {ours.shape} and image {other} {theirs.shape} differ in shape (z, y, x)",
                             file=path, fix="give each image the mask drawn on it")  # fmt: skip
-    if ours.spacing and theirs.spacing and not ours.same_as(theirs, tolerance_mm=0.1 * min(theirs.spacing)):
+    if not (is_placed(path) and is_placed(Path(other))):
+        if ours.spacing and theirs.spacing and not ours.same_sizes(theirs):
+            told = [f"{tuple(round(s, 4) for s in grid.spacing or ())} mm" for grid in (ours, theirs)]
+            raise GeometryError(f"the mask's voxels have another size than image {other}'s: {told[0]} against {told[1]}",
+                                file=path, fix="resample or re-export the mask on the image's grid")  # fmt: skip
+    elif ours.spacing and theirs.spacing and not ours.same_as(theirs, tolerance_mm=0.1 * min(theirs.spacing)):
         told = [f"{grid.orientation} {tuple(round(s, 4) for s in grid.spacing or ())} mm" for grid in (ours, theirs)]
         raise GeometryError(f"the mask lies elsewhere than image {other}: {told[0]} against {told[1]}, or another origin",
                             file=path, fix="resample or re-export the mask on the image's grid")  # fmt: skip

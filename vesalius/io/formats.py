@@ -30,7 +30,8 @@ class Format:
     `labels` reads a label map where that differs from reading an image; `write` is None where it cannot hold one. `fit`
     raises OutputError where the mask of an image cannot be written so: it is asked before anything is computed.
     `written_as` is its name as an output where that is another; `mask_suffix` what the mask of such an image is called
-    by default, where it does not keep its image's own.
+    by default, where it does not keep its image's own. `placed` is False where a file may know the size of a voxel but
+    never where it lies: its masks are compared with an image by shape and size alone.
     """
 
     suffixes: tuple[str, ...]
@@ -41,6 +42,7 @@ class Format:
     written_as: str | None = None
     mask_suffix: str | None = None
     fit: Fit | None = None
+    placed: bool = True
 
 
 def picture(name: str, *suffixes: str, write: Write | None = None, fit: Fit | None = None) -> Format:
@@ -60,7 +62,7 @@ FORMATS: dict[str, Format] = {
     "png": picture("png", ".png", write=write_png, fit=fit_png),
     "jpeg": picture("jpeg", ".jpg", ".jpeg"),
     "bmp": picture("bmp", ".bmp"),
-    "tiff": Format((".tiff", ".tif"), read_tiff, peek_tiff, write_tiff, partial(read_tiff, as_labels=True)),
+    "tiff": Format((".tiff", ".tif"), read_tiff, peek_tiff, write_tiff, partial(read_tiff, as_labels=True), placed=False),
     "dicom": Format(
         (".dcm", ".dicom"),
         read_dicom,
@@ -87,6 +89,12 @@ def suffix_of(path: Path) -> str | None:
 def output_of(suffix: str) -> str | None:
     """The output format a file with this suffix is written in, or None where it cannot hold labels."""
     return next((output for output, name in OUTPUTS.items() if name == SUFFIXES[suffix]), None)
+
+
+def is_placed(path: Path) -> bool:
+    """Whether a file of this name can say where its voxels lie."""
+    suffix = suffix_of(path)
+    return suffix is None or FORMATS[SUFFIXES[suffix]].placed
 
 
 def format_of(path: Path) -> str:

@@ -59,14 +59,17 @@ def find_layout(root: Path) -> Found:
 def _paired(root: Path) -> Found:
     notes: list[str] = []
     validation = next((root / name for name in VALIDATION_FOLDERS if (root / name / "images").is_dir()), None)
-    if (root / "images").is_dir():
-        cases = _pairs(root, notes)
-    elif validation is not None:
-        cases = _told_apart([replace(case, split="train") for case in _pairs(root / "train", notes)],
+    loose = (root / "images").is_dir()
+    train = root if loose else root / "train"
+    if loose and (root / "train" / "images").is_dir():
+        raise DatasetError("both images/ and train/images/ are here", file=root, fix="keep one of them")
+    if validation is not None:
+        cases = _told_apart([replace(case, split="train") for case in _pairs(train, notes)],
                             [replace(case, split="validation") for case in _pairs(validation, notes)], notes)  # fmt: skip
+        notes.extend([f"{validation.name}/ holds the cases to validate with, images/ those to train on"] if loose else [])
     else:
-        cases = _pairs(root / "train", notes)
-        notes.append("there is train/ but no validation/: a part of train is set aside")
+        cases = _pairs(train, notes)
+        notes.extend([] if loose else ["there is train/ but no validation/: a part of train is set aside"])
     if (root / "test").is_dir():
         notes.append("test/ is left alone")
     described = _described(root / JSON) if (root / JSON).is_file() else {}

@@ -22,7 +22,7 @@ import numpy as np
 from ..core.atomic import atomic
 from ..core.errors import GeometryError, UnreadableFile
 from ..core.image import Grid, Image, Mask, Source
-from .decoding import Peek, decoding, native
+from .decoding import Peek, decoding, native, without_alpha
 
 MM_PER_UNIT = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # xyzt_units: unknown, metre, millimetre, micron (NIfTI-1 standard)
 COMPRESSION = 3  # of gzip: masks shrink nearly as well as at 9, several times faster
@@ -36,7 +36,7 @@ def read_nifti(path: Path, name: str) -> Image:
     with decoding(path, "NIfTI"):
         header = _raw_header(path)
         grid, notes = _grid(header)
-        array = _channels_last(_voxels(path, header), path).transpose(3, 2, 1, 0)
+        array = _channels_last(_voxels(path, header), path, notes).transpose(3, 2, 1, 0)
         slope, inter = header.get_slope_inter()
         if (slope, inter) not in ((None, None), (1.0, 0.0)):
             array = array.astype(np.float32)
@@ -52,7 +52,7 @@ def peek_nifti(path: Path) -> Peek:
         header = _raw_header(path)
         shape = header.get_data_shape()
         rgb = header.get_data_dtype().fields
-        return Peek(_grid(header)[0], len(rgb) if rgb else int(np.prod(shape[3:], dtype=int)))
+        return Peek(_grid(header)[0], len(rgb) - ("A" in rgb) if rgb else int(np.prod(shape[3:], dtype=int)))
 
 
 def write_nifti(mask: Mask, path: Path, source: Source | None) -> None:
@@ -159,10 +159,11 @@ def _inflated(path: Path, buffer: np.ndarray) -> bool:
         return False
 
 
-def _channels_last(raw: np.ndarray, path: Path) -> np.ndarray:
-    """(i, j, k, C) from 2 to 5 dimensions; an RGB voxel becomes three channels."""
-    if raw.dtype.fields:
-        raw = np.stack([raw[field] for field in raw.dtype.fields], axis=-1)
+def _channels_last(raw: np.ndarray, path: Path, notes: list[str]) -> np.ndarray:
+    """(i, j, k, C) from 2 to 5 dimensions; an RGB voxel becomes three channels, an opaque alpha is dropped with a note."""
+    if fields := raw.dtype.fields:
+        colours = np.stack([raw[field] for field in fields if field != "A"], axis=-1)
+        raw = without_alpha(colours, raw["A"], notes) if "A" in fields else colours
     if raw.ndim == 5 and raw.shape[3] == 1:
         raw = raw[:, :, :, 0]  # a vector image: the fourth axis is time, of which there is one
     if not 2 <= raw.ndim <= 4:

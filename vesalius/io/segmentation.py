@@ -2,7 +2,8 @@
 
 Every label is one segment, numbered 1..n in order of value; the value itself, should it differ, is kept in the
 segment's description ("label value 3"). Codes come from the label; without them category and type are the generic
-SNOMED CT 85756007 "Tissue". FrameOfReferenceUID and source UIDs are the image's own; empty frames are omitted.
+SNOMED CT 85756007 "Tissue". FrameOfReferenceUID and source UIDs are the image's own; empty frames are omitted, but of
+unevenly spaced slices, whose grid closes the gaps: only where every slice has its frame can that grid be told again.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from ..core.errors import GeometryError, LabelError, OutputError, UnreadableFile
 from ..core.image import Grid, Image, Mask, Source
 from ..core.labels import Code, Label, Labels
 from .decoding import decoding
-from .dicom import Stack, open_dicom
+from .dicom import Frame, Stack, laid, open_dicom
 
 TISSUE = Code("85756007", "Tissue")
 VALUE = re.compile(r"label value (\d+)$")
@@ -71,7 +72,7 @@ def write_segmentation(mask: Mask, path: Path, source: Source | None) -> None:
             series_instance_uid=hd.UID(), series_number=int(datasets[0].get("SeriesNumber") or 0) + 1000,
             sop_instance_uid=hd.UID(), instance_number=1, manufacturer="Vesalius", manufacturer_model_name="Vesalius",
             software_versions=version("vesalius"), device_serial_number="0", content_label="SEGMENTATION",
-            omit_empty_frames=True,
+            omit_empty_frames=not laid(files[0], stack.frames, datasets[0])[2],
         )  # fmt: skip
     segmentation.SeriesDescription = "Segmentation by Vesalius"
     with atomic(path) as part:
@@ -86,8 +87,9 @@ def read_segmentation(path: Path, name: str, like: Image | None = None) -> Mask:
     """A DICOM-SEG file (or a folder with just one) as a label map with its labels.
 
     With `like`, on that image's grid, frame by frame where the SEG names its slices; without, on the grid from the
-    first to the last stored frame, as empty ones are omitted. Raises LabelError where segments overlap or the object
-    is fractional, GeometryError where the frames do not lie on `like`'s grid, UnreadableFile.
+    first to the last stored frame, as empty ones are omitted; where none is and the slices are unevenly spaced, on the
+    grid that their image is read on. Raises LabelError where segments overlap or the object is fractional, GeometryError
+    where the frames do not lie on `like`'s grid or nobody can tell where, UnreadableFile.
     """
     import highdicom as hd
 
@@ -101,13 +103,15 @@ def read_segmentation(path: Path, name: str, like: Image | None = None) -> Mask:
             raise LabelError("the segmentation is fractional: scores, not labels", file=file, fix="give a binary SEG")
         labels, values = _declared(segmentation)
         try:
-            numbers, grid = _numbers(segmentation, like, file)
+            slices = _slices(segmentation, file)
+            whole = _whole(segmentation, slices, file)
+            numbers, grid = _numbers(segmentation, like, slices, whole, file)
         except RuntimeError as error:
             if "overlap" not in str(error).lower():
                 raise
             raise LabelError("its segments overlap: no label map can hold them", file=file, fix="write them apart") from error
     array = values[numbers]
-    return Mask(array, grid, labels, Source(file, "dicom-seg", name))
+    return Mask(array, grid, labels, Source(file, "dicom-seg", name, whole[0] if whole else None))
 
 
 def joint_grid(a: Grid, b: Grid) -> Grid:
@@ -122,24 +126,69 @@ def joint_grid(a: Grid, b: Grid) -> Grid:
     return Grid((last - first, *base.shape[1:]), affine, 2 if last - first == 1 else 3)
 
 
-def _numbers(segmentation: Any, like: Image | None, file: Path) -> tuple[np.ndarray, Grid]:
+def _slices(segmentation: Any, file: Path) -> dict[tuple[str, int], Frame]:
+    """The slices that have a frame, each once, by UID and number; none where the frames do not name them."""
+    frames: dict[tuple[str, int], Frame] = {}
+    shared = segmentation.SharedFunctionalGroupsSequence[0]
+    for item in segmentation.PerFrameFunctionalGroupsSequence:
+        try:
+            source = item.DerivationImageSequence[0].SourceImageSequence[0]
+            measures = (shared if "PixelMeasuresSequence" in shared else item).PixelMeasuresSequence[0]
+            turned = (shared if "PlaneOrientationSequence" in shared else item).PlaneOrientationSequence[0]
+            position = item.PlanePositionSequence[0].ImagePositionPatient
+        except (AttributeError, IndexError):  # it names no slices, or not where they lie
+            return {}
+        index = int(source.get("ReferencedFrameNumber") or 1) - 1
+        frames[source.ReferencedSOPInstanceUID, index] = Frame(
+            file, index, str(source.ReferencedSOPInstanceUID), tuple(map(float, position)),
+            tuple(map(float, turned.ImageOrientationPatient)), tuple(map(float, measures.PixelSpacing)),
+            thickness=None, stored=np.dtype(np.uint8), bits=1,
+        )  # fmt: skip
+    return frames
+
+
+def _whole(segmentation: Any, frames: dict[tuple[str, int], Frame], file: Path) -> tuple[Stack, Grid] | None:
+    """The slices it was made from and the grid they are read on, where each has its frame and they are unevenly spaced."""
+    sources = {uid for *_, uid in segmentation.get_source_image_uids()}
+    indices = sorted(index for _, index in frames)
+    omits = indices != list(range(len(indices))) if len(sources) == 1 else len(frames) < len(sources)
+    if omits or len(frames) < 2:
+        return None
+    stack, grid, uneven = laid(file, list(frames.values()), segmentation)
+    return (stack, grid) if uneven else None
+
+
+def _by_slice(segmentation: Any, stack: Stack) -> np.ndarray | None:
+    """Segment numbers (Z, Y, X) of the slices in `stack`; None where the SEG names others."""
+    uids = [frame.uid for frame in stack.frames]
+    known = {uid for *_, uid in segmentation.get_source_image_uids()}
+    if not known or not known <= set(uids):
+        return None
+    options = {"combine_segments": True, "ignore_spatial_locations": True, "assert_missing_frames_are_empty": True}
+    if len(set(uids)) == len(uids):
+        return np.asarray(segmentation.get_pixels_by_source_instance(uids, **options))
+    frames = [frame.index + 1 for frame in stack.frames]
+    return np.asarray(segmentation.get_pixels_by_source_frame(uids[0], frames, **options))
+
+
+def _numbers(
+    segmentation: Any, like: Image | None, slices: dict[tuple[str, int], Frame], whole: tuple[Stack, Grid] | None, file: Path
+) -> tuple[np.ndarray, Grid]:
     """Segment numbers (Z, Y, X) and their grid."""
-    stack = like.source.header if like is not None and like.source and like.source.format == "dicom" else None
-    if like is not None and isinstance(stack, Stack):
-        uids = [frame.uid for frame in stack.frames]
-        known = {uid for *_, uid in segmentation.get_source_image_uids()}
-        if set(uids) == known or (known and known <= set(uids)):
-            if len(set(uids)) == len(uids):
-                array = segmentation.get_pixels_by_source_instance(
-                    uids, combine_segments=True, ignore_spatial_locations=True, assert_missing_frames_are_empty=True)  # fmt: skip
-            else:
-                array = segmentation.get_pixels_by_source_frame(
-                    uids[0], [frame.index + 1 for frame in stack.frames], combine_segments=True,
-                    ignore_spatial_locations=True, assert_missing_frames_are_empty=True)  # fmt: skip
-            if array.shape != like.grid.shape:
-                raise GeometryError(f"the segmentation {array.shape} and its image {like.grid.shape} differ in shape", file=file)
-            return array, like.grid
-    volume = segmentation.get_volume(combine_segments=True)
+    stack = like.source.header if like is not None and like.source else None
+    if like is not None and isinstance(stack, Stack) and (array := _by_slice(segmentation, stack)) is not None:
+        if array.shape != like.grid.shape:
+            raise GeometryError(f"the segmentation {array.shape} and its image {like.grid.shape} differ in shape", file=file)
+        return array, like.grid
+    if whole and (array := _by_slice(segmentation, whole[0])) is not None:
+        return (array, whole[1]) if like is None else (_embedded(array, whole[1], like, file), like.grid)
+    try:
+        volume = segmentation.get_volume(combine_segments=True)
+    except RuntimeError as error:
+        if "overlap" in str(error).lower():
+            raise
+        told = "its frames are unevenly spaced with empty ones omitted, or sheared: no volume holds them"
+        raise GeometryError(told, file=file, fix="give its DICOM image with it") from error
     affine = np.array(volume.affine, dtype=np.float64)  # columns already follow slice, row, column
     affine[:2] *= -1  # LPS -> RAS
     array = np.asarray(volume.array)
@@ -148,7 +197,35 @@ def _numbers(segmentation: Any, like: Image | None, file: Path) -> tuple[np.ndar
         affine[:3, 0] *= -1
         array = array[::-1]
     grid = Grid(array.shape, affine, 2 if len(array) == 1 else 3)
-    return (array, grid) if like is None else (_embedded(array, grid, like, file), like.grid)
+    if like is None:
+        return array, grid
+    embedded = _embedded(array, grid, like, file)
+    _require_even(segmentation, slices, like, file)
+    return embedded, like.grid
+
+
+def _require_even(segmentation: Any, slices: dict[tuple[str, int], Frame], like: Image, file: Path) -> None:
+    """Raise GeometryError where the SEG omits frames and the order of its sources tells that slices are missing among them.
+
+    Then `like`, which is no DICOM, has its slices elsewhere than the frames: reading closes gaps, and nobody knows which.
+    """
+    listed = [str(one.ReferencedSOPInstanceUID) for series in segmentation.get("ReferencedSeriesSequence", ())
+              for one in series.get("ReferencedInstanceSequence", ())]  # fmt: skip
+    if len(slices) < 2 or len(listed) < 2 or like.grid.affine is None or not {uid for uid, _ in slices} <= set(listed):
+        return
+    to_index = np.linalg.inv(like.grid.affine)
+    places = {listed.index(frame.uid): to_index[:3] @ [*(np.array(frame.position) * (-1, -1, 1)), 1] for frame in slices.values()}
+    order = np.array(sorted(places))
+    moved = np.array([places[n] for n in order])
+    axis = int(np.abs(moved[-1] - moved[0]).argmax())
+    there, steps = np.rint(moved[:, axis]), np.diff(np.rint(moved[:, axis]))
+    if not (np.abs(steps) >= np.diff(order)).all() or len(set(np.sign(steps))) > 1:
+        return  # the list is in no order along the slices, and tells nothing
+    expected = order if steps[0] > 0 else like.grid.shape[axis] - 1 - order
+    gap = (np.abs(steps) != np.diff(order)).any()
+    if gap or (len(listed) == like.grid.shape[axis] and not np.array_equal(there, expected)):
+        told = "slices are missing in the series it was made from, and it omits empty frames: where it lies here cannot be told"
+        raise GeometryError(told, file=file, fix="write it again, or give its DICOM image")
 
 
 def _embedded(array: np.ndarray, grid: Grid, like: Image, file: Path) -> np.ndarray:

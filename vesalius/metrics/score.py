@@ -52,7 +52,7 @@ class LabelScore(NamedTuple):
 
 
 def score_case(pred: Mask, ref: Mask, *, labels: Labels | None = None, scoring: Scoring | None = None) -> dict[str, LabelScore]:
-    """Score one pair of masks: label name -> metrics. Without `labels`, every value of the reference is one.
+    """Score one pair of masks: label name -> metrics. Without `labels`, every value of either is one.
 
     Regions, and labels that paint nested ones, are scored whole, under their own names. Voxels of the reference's ignore label
     are left out of both. Raises GeometryError for another grid, LabelError for values that no label declares. Grids are the
@@ -65,7 +65,7 @@ def score_case(pred: Mask, ref: Mask, *, labels: Labels | None = None, scoring: 
     table = confusion(*arrays)
     if scoring.instances:
         return _score_objects(table, labels, scoring)
-    labels = labels if labels is not None else labels_of(table.ref)
+    labels = labels if labels is not None else labels_of(np.union1d(table.pred, table.ref))
     for which, values in (("prediction", table.pred), ("reference", table.ref)):
         undeclared(which, values, labels)
     regions = scoring.regions

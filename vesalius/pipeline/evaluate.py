@@ -7,11 +7,14 @@ summary = bootstrap(scores, patients)   mean with a 95 % interval, clustered by 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from ..core.errors import InputError, LabelError
+from ..core.image import Mask
 from ..core.labels import Label, Labels
 from ..io.files import read_mask
 from ..metrics.overlap import values
@@ -38,8 +41,10 @@ def evaluate(
 ) -> Evaluation:
     """Compare a mask with its reference, or a folder of masks with a folder of references, paired by stem.
 
-    `labels` (value -> name) are the values that count; by default all that the references hold. Several values in place of
-    one make a region, {(1, 2, 4): "whole tumour", (1, 4): "core", 4: "enhancing"}: regions are scored whole. With `instances` the
+    `labels` (value -> name) are the values that count, others are background, which is said; by default all count that
+    references or predictions hold. Of Labels, as a dataset.json declares them, none may be left out: another value is an error.
+    Several values in place of one make a region, {(1, 2, 4): "whole tumour", (1, 4): "core", 4: "enhancing"}: regions are
+    scored whole. With `instances` the
     masks number objects. Surface Dice uses `nsd_tolerance_mm` (1 mm by default); on images without spacing it is
     measured only with `nsd_tolerance_px`. `progress(done, total, case)` is called after every case.
 
@@ -62,15 +67,19 @@ def evaluate(
         policy=policy or EmptyPolicy(),
     )
     known = declared(labels) if labels is not None else None if instances else found_in(pairs)
+    chosen = labels is not None and not isinstance(labels, Labels) and not instances
     scoring = replace(scoring, regions=regions_of(labels))
     notes = pairs.notes
     if labels is None and known is not None and len(known) > MANY_LABELS:
-        notes = (*notes, f"the references hold {len(known)} different values: if they number objects, use --instances")
+        notes = (*notes, f"the masks hold {len(known)} different values: if they number objects, use --instances")
     cases = []
     for done, pair in enumerate(pairs.items, 1):
-        cases.append(_result(pair, known, scoring, must_work=pairs.single))
+        cases.append(_result(pair, known, scoring, chosen=chosen, must_work=pairs.single))
         if progress is not None:
             progress(done, len(pairs.items), pair.name)
+    if unnamed := sorted({value for case in cases for value in case.unnamed}):
+        told = ", ".join(map(str, unnamed[:10])) + (f" and {len(unnamed) - 10} more" if len(unnamed) > 10 else "")
+        notes = (*notes, f"the masks also hold {told}: not among the labels named, and counted as background")
     counts = [score.metrics["objects_ref"] for case in cases for score in case.scores.values()] if instances else []
     if len(counts) > 1 and max(counts) == 1:
         notes = (*notes, "no reference numbers more than one object: are these masks of classes, not of objects?")
@@ -102,25 +111,52 @@ def declared(labels: Mapping[int | tuple[int, ...], str] | Labels) -> Labels:
 
 
 def found_in(pairs: Pairs) -> Labels:
-    """Labels named after the values that the references hold; those that cannot be read fail later, with their case."""
-    held: list[set[int]] = []
-    for pair in pairs.items:
-        try:
-            held.append({int(value) for value in values(read_mask(pair.ref).array)})
-        except InputError:
-            if pairs.single:
-                raise
-    found = {1} if is_binary(held) else set().union(*held) - {0}
+    """Labels named after the values that the masks hold; those that cannot be read fail later, with their case."""
+    held = _held([pair.ref for pair in pairs.items], must_work=pairs.single)
+    binary = is_binary(held)
+    found = {1} if binary else set().union(*held) - {0}
+    for one in [] if binary else _held([pair.pred for pair in pairs.items if pair.pred], must_work=pairs.single):
+        if 255 in found or not one <= {0, 255}:
+            found |= one - {0}
+        elif 255 in one and not found:  # 255 stands for 1, where that is all there is
+            found = {1}
     return Labels(tuple(Label(value, str(value)) for value in sorted(found)))
 
 
-def _result(pair: Pair, labels: Labels | None, scoring: Scoring, must_work: bool) -> CaseResult:
-    """The scores of one case, or its problem; with `must_work` a problem is raised."""
+def _held(paths: Iterable[Path], must_work: bool) -> list[set[int]]:
+    """The values that each mask holds; with `must_work` one that cannot be read is an error, else passed over."""
+    held: list[set[int]] = []
+    for path in paths:
+        try:
+            held.append({int(value) for value in values(read_mask(path).array)})
+        except InputError:
+            if must_work:
+                raise
+    return held
+
+
+def _result(pair: Pair, labels: Labels | None, scoring: Scoring, chosen: bool, must_work: bool) -> CaseResult:
+    """The scores of one case, or its problem; with `must_work` it is raised. Of `chosen` labels, other values do not count."""
     try:
         pred, ref, notes = read_pair(pair, labels, scoring.instances)
-        return CaseResult(pair, score_case(pred, ref, labels=labels, scoring=scoring), notes=notes)
+        unnamed: set[int] = set()
+        if chosen and labels is not None:
+            (pred, of_pred), (ref, of_ref) = (_chosen(mask, labels) for mask in (pred, ref))
+            unnamed = of_pred | of_ref
+        scores = score_case(pred, ref, labels=labels, scoring=scoring)
+        return CaseResult(pair, scores, notes=notes, unnamed=tuple(sorted(unnamed)))
     except InputError as error:
         told = error if error.file else type(error)(error.problem, file=pair.pred or pair.ref, fix=error.fix)
         if must_work:
             raise told from error
         return CaseResult(pair, {}, problem=str(told))
+
+
+def _chosen(mask: Mask, labels: Labels) -> tuple[Mask, set[int]]:
+    """The mask without the values that `labels` do not name, and those. Where all it holds is 255, it stays: nobody knows what
+    that means, and `score_case` refuses it."""
+    held = {int(value) for value in values(mask.array)} - {0}
+    others = held - {*labels.values, labels.ignore}
+    if not others or held == {255}:
+        return mask, set()
+    return replace(mask, array=np.where(np.isin(mask.array, sorted(others)), 0, mask.array).astype(mask.array.dtype)), others

@@ -31,12 +31,14 @@ Summary = dict[str, dict[str, dict[str, float]]]
 
 @dataclass(frozen=True)
 class CaseResult:
-    """One case: `scores` by label; or the `problem` for which there are none; `notes` on how its masks were read."""
+    """One case: `scores` by label; or the `problem` for which there are none; `notes` on how its masks were read; values that
+    its masks hold and the labels leave `unnamed`, so that they did not count."""
 
     pair: Pair
     scores: dict[str, LabelScore]
     problem: str | None = None
     notes: tuple[str, ...] = ()
+    unnamed: tuple[int, ...] = ()
 
     @property
     def status(self) -> str:

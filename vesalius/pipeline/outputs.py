@@ -19,7 +19,7 @@ from typing import Any
 from ..core.atomic import atomic, output_error
 from ..core.errors import InputError, OutputError, unknown_name
 from ..core.image import Image, Source
-from ..io.files import Input, case_name, default_suffix, peek, require_fit
+from ..io.files import Input, case_name, default_suffix, lost, peek, require_fit
 from ..io.formats import FORMATS, OUTPUTS, WRITERS, format_of, output_of, suffix_of
 
 LEDGER = ".vesalius"
@@ -65,6 +65,11 @@ class Outputs:
         if self.format:
             require_fit(self.format, image.grid, image.source, image.source.path if image.source else path)
         return path
+
+    def lost(self, image: Image) -> tuple[str, ...]:
+        """What the mask of `image` loses in the format asked for, as notes. An image of that format never knew more."""
+        own = image.source is not None and image.source.format == self.format
+        return () if own else lost(self.format, image.grid)
 
     def require_use(self, inputs: Sequence[Input]) -> None:
         """Raises OutputError for a place inside a DICOM folder that is read, where masks would be taken for more of it the

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from ..core.image import Image, Mask
 from ..core.labels import Labels
 from ..io.datasets import read_patients
 from ..io.files import case_name, find_inputs, read_mask
-from ..io.formats import is_dicom
+from ..io.formats import is_dicom, is_placed
 from ..io.segmentation import joint_grid
 from ..metrics.overlap import values
 
@@ -39,7 +39,7 @@ class Pairs:
 
 
 def find_pairs(pred: str | Path, ref: str | Path, patients: str | Path | None = None) -> Pairs:
-    """Pair two files, or the cases of two folders by stem.
+    """Pair two files, or the cases of two folders by stem, nnU-Net's `_0000` on one side disregarded.
 
     `patients` is a table `case,patient`; without it, a cases.csv beside the references is read; without that each case is
     its own patient, and the notes say so. Raises UnreadableFile for what does not exist, DatasetError for stems that are
@@ -55,14 +55,29 @@ def find_pairs(pred: str | Path, ref: str | Path, patients: str | Path | None = 
     elif pred.is_file():
         raise DatasetError("one prediction cannot be compared with a folder", file=pred, fix="name its reference, or a folder")
     else:
-        found = {case_name(path): path for path in find_masks(pred)}
-        extra = sorted(found.keys() - {case_name(path) for path in references})
-        if len(extra) == len(found):
+        stored = {case_name(path): path for path in find_masks(pred)}
+        names = {case_name(path) for path in references}
+        twins = {name: twin(name, stored) for name in names}
+        found = {name: stored[each] for name, each in twins.items() if each and twin(each, names) == name}
+        extra = sorted(stored.keys() - {case_name(path) for path in found.values()})
+        if not found:
             fix = f"give both the same stem; here they are '{extra[0]}' and '{case_name(references[0])}'"
             raise DatasetError("no prediction has the stem of a reference", file=pred, fix=fix)
     whose, notes = _patients(ref, patients, [case_name(path) for path in references])
     items = [Pair(case_name(path), found.get(case_name(path)), path, whose[case_name(path)]) for path in references]
     return Pairs(tuple(items), tuple(extra), single, notes)
+
+
+def twin(name: str, others: Container[str]) -> str | None:
+    """The one of `others` that is the case `name`: the same, or the same but for nnU-Net's `_0000` of a first channel.
+
+    Where there are further channels (or frames) of that name, nobody knows which one is meant: None.
+    """
+    if name in others:
+        return name
+    bare = name.removesuffix("_0000")
+    other = f"{name}_0000" if bare == name else bare
+    return other if other in others and f"{bare}_0001" not in others else None
 
 
 def find_masks(path: Path) -> list[Path]:
@@ -96,7 +111,9 @@ def _frame_by_frame(pred: Mask, ref: Mask, pair: Pair) -> tuple[Mask, Mask]:
     if not any(is_seg) or pred.grid.same_as(ref.grid):
         return pred, ref
     grid = joint_grid(pred.grid, ref.grid) if all(is_seg) else pred.grid if is_seg[1] else ref.grid
-    like = Image(np.broadcast_to(np.uint8(0), (1, *grid.shape)), grid)
+    knows = next((mask for mask in (pred, ref) if all(is_seg) and mask.source and mask.source.header), None)
+    grid = knows.grid if knows else grid  # of all slices, with a gap among them
+    like = Image(np.broadcast_to(np.uint8(0), (1, *grid.shape)), grid, source=knows.source if knows else None)
     return (
         read_mask(pair.pred, like=like) if is_seg[0] and pair.pred else pred,
         read_mask(pair.ref, like=like) if is_seg[1] else ref,
@@ -116,10 +133,15 @@ def _binary(mask: Mask, labels: Labels | None, which: str) -> tuple[Mask, tuple[
 
 
 def _on_picture(pred: Mask, ref: Mask) -> tuple[Mask, tuple[str, ...]]:
-    """A picture's mask on the reference's grid where only one file knows the size of a pixel, such as a TIFF and a PNG."""
-    same_pixels = pred.grid.dims == ref.grid.dims == 2 and pred.grid.shape == ref.grid.shape
-    if not same_pixels or (pred.grid.affine is None) == (ref.grid.affine is None):
+    """The prediction on the reference's grid where the files know less than that: only one the size of a pixel, such as a
+    TIFF and a PNG, or one of them not where its voxels lie (TIFF), which then has to agree in sizes alone."""
+    unplaced = any(mask.source is not None and not is_placed(mask.source.path) for mask in (pred, ref))
+    if pred.grid.shape != ref.grid.shape or not (unplaced or pred.grid.dims == ref.grid.dims == 2):
         return pred, ()
+    if (pred.grid.affine is None) == (ref.grid.affine is None):
+        if not unplaced or pred.grid.same_as(ref.grid) or not pred.grid.same_sizes(ref.grid):
+            return pred, ()
+        return replace(pred, grid=ref.grid), ("a TIFF holds no origin and no orientation: the masks are compared voxel by voxel",)
     if ref.grid.affine is None:
         return replace(pred, grid=ref.grid), ("the reference carries no pixel size: measured in pixels",)
     return replace(pred, grid=ref.grid), ("the prediction carries no pixel size: the reference's is used",)

@@ -116,7 +116,7 @@ def segment_prompted(input: str | Path, out: str | Path, options: PromptOptions,
         raise
     return Prompted(
         places.case, places.target, found, session.prompter.name, session.view.rule, time.monotonic() - began,
-        overlay=picture, notes=(*image.notes, *_way(session, options), *notes), **more,
+        overlay=picture, notes=(*image.notes, *_way(session, options), *places.outputs.lost(image), *notes), **more,
     )  # fmt: skip
 
 

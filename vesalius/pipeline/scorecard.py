@@ -12,7 +12,7 @@ from ..core.image import Image, Mask
 from ..io.files import case_name, find_inputs, read
 from .evaluation import CaseResult, Evaluation
 from .overlay import overlay
-from .pairs import read_pair
+from .pairs import read_pair, twin
 from .report import Section, figure, page, paragraph, table
 
 PICTURED = 6
@@ -62,12 +62,11 @@ def _troubles(evaluation: Evaluation) -> list[Section]:
 
 
 def _images(folder: Path | None) -> dict[str, Path]:
-    """Images by stem; the first channel of several (`case_0000`) stands for its case."""
+    """Images by stem."""
     if folder is None:
         return {}
     paths = [path for path in find_inputs(folder) if isinstance(path, Path)]
-    found = {case_name(path): path for path in paths}
-    return {name.removesuffix("_0000"): path for name, path in found.items()} | found
+    return {case_name(path): path for path in paths}
 
 
 def _pictured(case: CaseResult, evaluation: Evaluation, images: dict[str, Path]) -> Section:
@@ -84,10 +83,11 @@ def _pictured(case: CaseResult, evaluation: Evaluation, images: dict[str, Path])
 def _beneath(name: str, ref: Mask, images: dict[str, Path]) -> tuple[Image, str]:
     """The image of a case, or black, and what to say about it."""
     black = Image(np.zeros((1, *ref.grid.shape), np.uint8), ref.grid)
-    if name not in images:
+    found = f"{name}_0000" if name not in images and f"{name}_0000" in images else twin(name, images)  # the first channel
+    if found is None:
         return black, "" if not images else "There is no image of this name."
     try:
-        image = read(images[name])
+        image = read(images[found])
     except InputError as error:
         return black, f"Its image cannot be shown: {error.problem}."
     if image.grid.shape != ref.grid.shape:

@@ -309,8 +309,9 @@ class _Run:
         began = time.monotonic()
         write(result.mask, target, format=outputs.format, like=image, overwrite=options.overwrite)
         result.seconds["write"] = time.monotonic() - began
+        notes = (*result.notes, *outputs.lost(image))
         case = Case(
-            name, "done", target, None, image.grid.shape, image.grid.spacing, result.seconds, result.notes, result.amounts,
+            name, "done", target, None, image.grid.shape, image.grid.spacing, result.seconds, notes, result.amounts,
             result.objects, scores,
         )  # fmt: skip
         try:

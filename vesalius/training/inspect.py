@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ from ..core.errors import DatasetError
 from ..core.image import Image, Mask, Shape3, Spacing
 from ..transforms.spatial import Orient
 
-TOLD = 12  # shares of classes told, at most
+TOLD = 12  # shares of classes told, and kinds of notes, at most
 SAMPLE = 10_000  # foreground intensities kept per case and channel
 
 
@@ -31,7 +32,8 @@ class CaseFacts:
 @dataclass(frozen=True, eq=False)
 class Fingerprint:
     """The dataset in numbers. `intensity` (C, 5): 0.5 %, mean, deviation, 99.5 % and maximum of the foreground;
-    `counts` voxels per class, background first; `kinds` the integer or float types met."""
+    `counts` voxels per class, background first; `kinds` the integer or float types met; `notes` what the readers said of how
+    many cases."""
 
     cases: tuple[CaseFacts, ...]
     dims: int
@@ -40,6 +42,7 @@ class Fingerprint:
     kinds: frozenset[str]
     intensity: np.ndarray
     counts: np.ndarray
+    notes: tuple[tuple[str, int], ...] = ()
 
     @property
     def median_shape(self) -> Shape3:
@@ -88,7 +91,9 @@ class Fingerprint:
             lines.append(
                 f"{min(counts)} to {max(counts)} objects a case, {np.median(counts):.0f} in the median, {size:.0f} px across"
             )
-        return lines
+        lines += [f"{note} ({count(cases, 'case')})" for note, cases in self.notes[:TOLD]]
+        left = len(self.notes) - TOLD
+        return lines + ([f"and {count(left, 'note')} more on how cases were read"] if left > 0 else [])
 
 
 def count(number: int, what: str) -> str:
@@ -104,6 +109,7 @@ def by(sizes: Iterable[float]) -> str:
 def fingerprint(dataset: Any) -> Fingerprint:
     """Read every case of `dataset` once. Raises DatasetError for cases that cannot be trained on together."""
     facts, samples, kinds, units = [], [], set(), set()
+    notes: Counter[str] = Counter()
     counts = np.zeros(1 + (1 if dataset.instances else len(dataset.labels)), np.int64)
     dims = set()
     for case in dataset.cases:
@@ -115,6 +121,7 @@ def fingerprint(dataset: Any) -> Fingerprint:
         samples.append(foreground(image, mask, dataset.labels.ignore))
         kinds.add(image.array.dtype.name)
         units.add(image.units)
+        notes.update(set(image.notes))
         dims.add(image.grid.dims)
     if len(dims) > 1:
         raise DatasetError("pictures and volumes are mixed in this dataset", file=dataset.root, fix="train on one kind at a time")
@@ -131,8 +138,9 @@ def fingerprint(dataset: Any) -> Fingerprint:
         [np.percentile(values, 0.5, 1), values.mean(1), values.std(1), np.percentile(values, 99.5, 1), values.max(1)], 1
     )
     return Fingerprint(
-        tuple(facts), dims.pop(), len(values), units.pop() if len(units) == 1 else None, frozenset(kinds), intensity, counts
-    )
+        tuple(facts), dims.pop(), len(values), units.pop() if len(units) == 1 else None, frozenset(kinds), intensity, counts,
+        tuple(notes.most_common()),
+    )  # fmt: skip
 
 
 def case_facts(case: Any, image: Image, mask: Mask, instances: bool) -> CaseFacts:

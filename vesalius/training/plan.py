@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from tomlkit.items import Table
 
 from ..core.atomic import atomic
-from ..core.errors import ChannelError, DatasetError, LabelError, UnreadableFile
+from ..core.errors import ChannelError, DatasetError, InputError, LabelError, UnreadableFile
 from ..core.image import Shape3
 from ..models.catalog import build, derived, entry, make_config, plain
 from ..models.contract import Segmenter
@@ -336,4 +336,25 @@ def read_plan(path: str | Path) -> Plan:
     if plan.dims == 2 and plan.patch[0] != 1:
         what = "slices" if plan.task.slices else "pictures"
         raise DatasetError(f"recipe.patch is {by(plan.patch)}, for {what}", file=path, fix=f"patches of {what} have Z = 1")
+    require_network(plan, path)
     return plan
+
+
+def require_network(plan: Plan, path: str | Path) -> None:
+    """Raises DatasetError, naming the key, where the network of an edited plan cannot be built or does not fit its task."""
+    task, key = plan.task, "task.model.config"
+    try:
+        network = outline(task.model.name, task.model.config)
+        patch = fit_patch(plan.patch, task.model.name, task.model.config, plan.dims)
+    except InputError as error:
+        raise DatasetError(f"{key}: {error.problem}", file=path, fix=error.fix or "mend that line") from error
+    channels = len(task.channels) * (2 * task.context + 1)
+    wanted = (("classes", network.classes, task.outputs, f"the {len(task.labels)} labels of the task need"),
+              ("in_channels", network.in_channels, channels, "the images have"),
+              ("dims", network.dims, plan.dims, "the task has"))  # fmt: skip
+    for name, has, needs, why in wanted:
+        if has != needs:
+            raise DatasetError(f"{key}.{name} is {has}, and {why} {needs}", file=path, fix=f"set it to {needs}")
+    if patch != plan.patch:
+        told = f"recipe.patch is {by(plan.patch)}, which {task.model.name} does not take"
+        raise DatasetError(told, file=path, fix=f"the nearest is {list(patch)}")

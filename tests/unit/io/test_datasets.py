@@ -88,6 +88,17 @@ def test_train_and_validation_are_a_fixed_split_and_test_is_left_alone(tmp_path)
     assert "test/ is left alone" in dataset.notes
 
 
+def test_validation_beside_loose_images_is_the_fixed_split_and_that_is_said(tmp_path):
+    pairs(tmp_path, ("a", "b"))
+    pairs(tmp_path / "validation", ("c",))
+    dataset = open_dataset(tmp_path)
+    assert [(case.name, case.split) for case in dataset.cases] == [("a", "train"), ("b", "train"), ("c", "validation")]
+    assert "validation/ holds the cases to validate with, images/ those to train on" in dataset.notes
+    pairs(tmp_path / "train", ("d",))
+    with pytest.raises(DatasetError, match=r"both images/ and train/images/"):
+        open_dataset(tmp_path)
+
+
 def test_splits_that_number_their_cases_alike_are_told_apart(tmp_path):
     pairs(tmp_path / "train", ("1", "2"))
     pairs(tmp_path / "validation", ("1",))

@@ -23,7 +23,7 @@ from vesalius.core.errors import (
 from vesalius.core.image import Grid, Image, Mask
 from vesalius.core.labels import Label, Labels
 from vesalius.io.decoding import Peek
-from vesalius.io.files import case_name, content_hash, default_suffix, find_inputs, peek, read, read_mask, write
+from vesalius.io.files import case_name, content_hash, default_suffix, find_inputs, lost, peek, read, read_mask, write
 
 AFFINE = np.diag([1.0, 2.0, 3.0, 1.0])
 
@@ -301,3 +301,23 @@ def test_a_format_is_one_entry_in_one_table(tmp_path, monkeypatch):
     assert image.array[0, 1, 2, 3] == 23 and peek(found).grid.shape == (2, 3, 4) and default_suffix(image) == ".npy"
     out = write(Mask((image.array[0] > 5).astype(np.uint8), image.grid), tmp_path / "out", format="npy")
     assert out.name == "out.npy" and read_mask(out).array.sum() == 18
+
+
+TILTED = np.array([[0, 0.6, -2.0, 40], [0, 0.8, 1.5, -60], [3, 0, 0, 12], [0, 0, 0, 1.0]])  # columns x, y, z of a NIfTI
+
+
+def test_a_tiff_mask_of_a_volume_lies_on_its_image_though_it_cannot_say_where_that_is(tmp_path):
+    image = read(volume(tmp_path / "v.nii.gz", affine=TILTED))
+    array = np.zeros(image.grid.shape, np.uint8)
+    array[0, 1:, :2] = 2
+    back = read_mask(write(Mask(array, image.grid), tmp_path / "m.tiff", like=image), like=image)
+    assert np.array_equal(back.array, array) and back.grid is image.grid
+    other = read(volume(tmp_path / "w.nii.gz", affine=TILTED @ np.diag([1, 1, 2, 1])))
+    with pytest.raises(GeometryError, match="voxels have another size"):
+        read_mask(tmp_path / "m.tiff", like=other)
+
+
+def test_what_a_tiff_loses_of_where_an_image_lies_is_said_and_only_where_it_loses_it():
+    placed = Grid((2, 3, 4), np.diag([1.0, 1, 1, 1]))
+    assert "no origin and no orientation" in lost("tiff", placed)[0]
+    assert lost("nifti", placed) == lost(None, placed) == lost("tiff", Grid((2, 3, 4))) == ()

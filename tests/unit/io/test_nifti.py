@@ -6,7 +6,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from vesalius.core.errors import UnreadableFile
+from vesalius.core.errors import ChannelError, UnreadableFile
 from vesalius.core.image import Mask
 from vesalius.io.files import peek, read, read_mask, write
 
@@ -65,6 +65,14 @@ def test_the_fourth_axis_becomes_channels_and_rgb_voxels_three(tmp_path):
     rgb["G"] = 7
     image = read(saved(tmp_path / "rgb.nii.gz", rgb, OBLIQUE))
     assert image.array.shape == (3, 5, 4, 3) and (image.array[1] == 7).all() and not image.array[0].any()
+    rgba = np.zeros(rgb.shape, [("R", "u1"), ("G", "u1"), ("B", "u1"), ("A", "u1")])
+    rgba["G"], rgba["A"] = 7, 255
+    opaque = read(saved(tmp_path / "rgba.nii.gz", rgba, OBLIQUE))
+    assert np.array_equal(opaque.array, image.array) and opaque.notes == ("an opaque alpha channel was dropped",)
+    assert peek(tmp_path / "rgba.nii.gz").channels == 3
+    rgba["A"][0] = 9
+    with pytest.raises(ChannelError, match="not opaque"):
+        read(saved(tmp_path / "clear.nii.gz", rgba, OBLIQUE))
     vector = saved(tmp_path / "vector.nii.gz", four[:, :, :, None, :], OBLIQUE)
     np.testing.assert_array_equal(read(vector).array, four.transpose(3, 2, 1, 0))
 

@@ -4,7 +4,7 @@ import highdicom as hd
 import numpy as np
 import pydicom
 import pytest
-from dicom_slices import Series, save
+from dicom_slices import COLUMN, NORMAL, ROW, Series, save
 
 from vesalius.core.errors import GeometryError, InputError, LabelError, OutputError, UnreadableFile
 from vesalius.core.image import Grid, Image, Mask
@@ -86,6 +86,43 @@ def test_an_uneven_stack_comes_back_slice_by_slice(tmp_path, ct):
     mask = Mask(blobs(image.grid, (1, 2)), image.grid)
     path = write(mask, tmp_path / "m.dcm", like=image)
     np.testing.assert_array_equal(read_mask(path, like=image).array, mask.array)
+
+
+MISSING = [0, 2, 4, 8, 10, 12, 14, 16]  # mm: a slice was lost at 6
+
+
+@pytest.mark.parametrize("used", [slice(0, 8), slice(1, 5), slice(4, 6)], ids=["every slice", "about the gap", "behind it"])
+@pytest.mark.parametrize("places", [MISSING, [0, 2, 4, 9, 11, 13, 15, 17]], ids=["a slice", "more than one"])
+def test_alone_and_on_another_format_a_seg_lies_on_the_grid_that_its_image_closes_over_a_gap(tmp_path, ct, used, places):
+    ct.stack(tmp_path / "study", places, size=(8, 8))
+    image = read(tmp_path / "study")
+    array = np.zeros(image.grid.shape, np.uint8)
+    array[used, 2:5, 3:6] = 1
+    path = write(Mask(array, image.grid), tmp_path / "m.dcm", like=image)
+    as_nifti = read(write(Mask(array, image.grid), tmp_path / "i.nii.gz"))
+    alone = read_mask(path)
+    assert alone.grid.same_as(image.grid)
+    for mask in (alone, read_mask(path, like=as_nifti), read_mask(path, like=image)):
+        np.testing.assert_array_equal(mask.array, array)
+
+
+@pytest.mark.parametrize("used", [slice(1, 5), slice(4, 6)], ids=["about the gap", "behind it"])
+def test_a_seg_that_omits_frames_of_a_series_with_a_gap_is_laid_on_no_other_format(tmp_path, ct, used, monkeypatch):
+    ct.stack(tmp_path / "study", MISSING, size=(8, 8))
+    image = read(tmp_path / "study")
+    array = np.zeros(image.grid.shape, np.uint8)
+    array[used, 2:5, 3:6] = 1
+    monkeypatch.setattr("vesalius.io.segmentation.laid", lambda *_: (None, None, False))  # as other software writes it
+    path = write(Mask(array, image.grid), tmp_path / "m.dcm", like=image)
+    monkeypatch.undo()
+    as_nifti = read(write(Mask(array, image.grid), tmp_path / "i.nii.gz"))
+    np.testing.assert_array_equal(read_mask(path, like=image).array, array)
+    with pytest.raises(GeometryError, match="slices are missing"):
+        read_mask(path, like=as_nifti)
+    z, y, x = np.argwhere(read_mask(path).array)[-1]  # alone, where its frames lie
+    there = (read_mask(path).grid.affine @ [z, y, x, 1])[:3] * (-1, -1, 1)
+    expected = np.array([-20.0, 10, 30]) + MISSING[used.stop - 1] * NORMAL + 4 * 0.5 * COLUMN + 5 * 0.75 * ROW
+    np.testing.assert_allclose(there, expected, atol=1e-3)
 
 
 def test_an_empty_mask_with_labels_is_an_answer_one_without_is_refused(tmp_path, ct):

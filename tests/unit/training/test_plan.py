@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from PIL import Image as Picture
 from safetensors.torch import save_file
 from trainable import pictures, volumes
 
@@ -39,6 +40,17 @@ def test_a_fingerprint_counts_what_is_there(volume_set):
     assert found.counts.tolist() == [sum(int((m == k).sum()) for m in masks) for k in (0, 1, 2)]
     assert found.largest_shape == (24, 24, 20) and not found.mixed_spacing
     assert any("voxels: background" in line for line in found.describe(["a", "b"]))
+
+
+def test_what_the_readers_say_is_told_once_with_a_count_of_cases(tmp_path):
+    folder = pictures(tmp_path / "set", 4)
+    first, second, *_ = sorted((folder / "images").iterdir())
+    for file, mode in ((first, "L"), (second, "RGBA")):
+        Picture.open(file).convert(mode).save(file)
+    lines = fingerprint(open_dataset(folder)).describe(["disk"])
+    assert "grey was repeated to RGB (1 case)" in lines and "an opaque alpha channel was dropped (1 case)" in lines
+    many = replace(facts(), notes=tuple((f"note {i}", 2) for i in range(15)))
+    assert many.describe(["a", "b"])[-2:] == ["note 11 (2 cases)", "and 3 notes more on how cases were read"]
 
 
 def test_ignored_voxels_are_no_foreground_to_measure():
@@ -191,6 +203,26 @@ def test_a_key_that_no_plan_knows_is_refused(tmp_path, volume_set, table):
     (tmp_path / "plan.toml").write_text(text.replace(f"\n[{table}]\n", f"\n[{table}]\nbatchsize = 4\n"))
     with pytest.raises(DatasetError, match=f"{table}.batchsize"):
         read_plan(tmp_path / "plan.toml")
+
+
+@pytest.mark.parametrize(
+    "was, now, says",
+    [("classes = 3", "classes = 7", "config.classes is 7, and the 2 labels of the task need 3"),
+     ("in_channels = 1", "in_channels = 3", "config.in_channels is 3, and the images have 1"),
+     ("widths = [4, 8, 12]", "widths = [4]", r"task\.model\.config"),
+     ("patch = [16, 16, 16]", "patch = [16, 17, 16]", r"recipe\.patch is 16 x 17 x 16, which unet does not take.*16, 16, 16")],
+)  # fmt: skip
+def test_a_network_that_does_not_fit_its_plan_is_told_before_anything_is_written(tmp_path, volume_set, was, now, says):
+    plan = plan_of(open_dataset(volume_set), Recipe(patch=(16, 16, 16), model={"widths": [4, 8, 12]}))
+    file = tmp_path / "plan.toml"
+    write_plan(plan, file)
+    assert read_plan(file) == plan
+    head, task, recipe = file.read_text().partition("[recipe]")
+    changed = (head, task, recipe.replace(was, now)) if was.startswith("patch") else (head.replace(was, now), task, recipe)
+    assert changed != (head, task, recipe)
+    file.write_text("".join(changed))
+    with pytest.raises(DatasetError, match=f"plan.toml: {says}" if "patch" in was else says):
+        read_plan(file)
 
 
 def test_a_patch_of_several_slices_does_not_fit_pictures(tmp_path, picture_set):
