@@ -174,6 +174,7 @@ class SwinUnet(nn.Module, TakesMultiples):
     """The network of a SwinUnetConfig. `(B, C, H, W) -> Outputs`; raises ChannelError and ShapeError before computing."""
 
     dims = 2
+    repeats_grey = True  # one channel stands for each of three
 
     def __init__(self, config: SwinUnetConfig):
         super().__init__()

@@ -120,6 +120,7 @@ class TransUNet(nn.Module, TakesMultiples):
     """The network of a TransUNetConfig. `(B, C, H, W) -> Outputs`; raises ChannelError and ShapeError before computing."""
 
     dims = 2
+    repeats_grey = True  # one channel stands for each of three
 
     def __init__(self, config: TransUNetConfig):
         super().__init__()

@@ -353,6 +353,8 @@ def require_network(plan: Plan, path: str | Path) -> None:
               ("in_channels", network.in_channels, channels, "the images have"),
               ("dims", network.dims, plan.dims, "the task has"))  # fmt: skip
     for name, has, needs, why in wanted:
+        if name == "in_channels" and (has, needs) == (3, 1) and getattr(network, "repeats_grey", False):
+            continue
         if has != needs:
             raise DatasetError(f"{key}.{name} is {has}, and {why} {needs}", file=path, fix=f"set it to {needs}")
     if patch != plan.patch:

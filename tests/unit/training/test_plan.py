@@ -225,6 +225,19 @@ def test_a_network_that_does_not_fit_its_plan_is_told_before_anything_is_written
         read_plan(file)
 
 
+@pytest.mark.parametrize("model, fits", [("transunet", True), ("swin_unet", True), ("segvit", False)])
+def test_a_network_for_colours_fits_grey_pictures_where_it_repeats_them(tmp_path, model, fits):
+    data = pictures(tmp_path / "data", count=4, size=(64, 64))
+    for file in (data / "images").iterdir():
+        Picture.open(file).convert("L").save(file)
+    write_plan(plan_of(open_dataset(data), Recipe(model={"in_channels": 3}), model=model), tmp_path / "plan.toml")
+    if fits:
+        assert read_plan(tmp_path / "plan.toml").model.config["in_channels"] == 3
+        return
+    with pytest.raises(DatasetError, match="in_channels is 3, and the images have 1"):
+        read_plan(tmp_path / "plan.toml")
+
+
 def test_a_patch_of_several_slices_does_not_fit_pictures(tmp_path, picture_set):
     write_plan(plan_of(open_dataset(picture_set), Recipe(patch=(1, 32, 32))), tmp_path / "plan.toml")
     text = (tmp_path / "plan.toml").read_text()
