@@ -227,6 +227,9 @@ def test_one_name_along_two_axes_is_refused_and_beside_a_prompt_in_three_dimensi
     for listed in ((solid, click), (solid, axial), (coronal, click)):
         (only,) = json.loads(fine(segment(*listed)).stdout)["objects"]
         assert (only["name"], only["voxels"]) == ("a", TRUTH.sum())
+    (only,) = json.loads(fine(segment(solid, click, {"points": [[6, 5, 9]]})).stdout)["objects"]
+    lone = json.loads(fine(segment(click, {"points": [[0, 0, 0]]})).stdout)
+    assert [each["name"] for each in lone["objects"]] == ["a", "a 2"]  # two clicks may be two lesions
     done = json.loads(fine(segment(solid, solid)).stdout)
     assert [each["name"] for each in done["objects"]] == ["a", "a 2"]
     assert "'a' is said of several objects: object 2 is called 'a 2'" in done["notes"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -60,13 +61,18 @@ def _paired(root: Path) -> Found:
     notes: list[str] = []
     validation = next((root / name for name in VALIDATION_FOLDERS if (root / name / "images").is_dir()), None)
     loose = (root / "images").is_dir()
+    if loose and validation is not None and not any((validation / name).is_dir() for name in MASK_FOLDERS):
+        notes.append(f"{validation.name}/ has no masks and is left alone")
+        validation = None
     train = root if loose else root / "train"
     if loose and (root / "train" / "images").is_dir():
         raise DatasetError("both images/ and train/images/ are here", file=root, fix="keep one of them")
     if validation is not None:
         cases = _told_apart([replace(case, split="train") for case in _pairs(train, notes)],
                             [replace(case, split="validation") for case in _pairs(validation, notes)], notes)  # fmt: skip
-        notes.extend([f"{validation.name}/ holds the cases to validate with, images/ those to train on"] if loose else [])
+        if loose:
+            _require_no_copy(cases)
+            notes.append(f"{validation.name}/ holds the cases to validate with, images/ those to train on")
     else:
         cases = _pairs(train, notes)
         notes.extend([] if loose else ["there is train/ but no validation/: a part of train is set aside"])
@@ -84,6 +90,16 @@ def _told_apart(train: list[Case], validation: list[Case], notes: list[str]) -> 
     notes.append("train and validation use the same names: cases are called train_NAME and validation_NAME")
     renamed = [(case, f"{case.split}_{case.name}") for case in train + validation]
     return [replace(case, name=name, patient=name) for case, name in renamed]
+
+
+def _require_no_copy(cases: list[Case]) -> None:
+    """Raises DatasetError where a case to validate with is a copy of the one of its name among those to train on."""
+    known = {case.name.removeprefix("train_"): case for case in cases if case.split == "train"}
+    for case in cases:
+        twin = known.get(case.name.removeprefix("validation_")) if case.split == "validation" else None
+        if twin and twin.images[0].is_file() and filecmp.cmp(twin.images[0], case.images[0], shallow=False):
+            told = f"this is among the cases to train on too: {twin.images[0]}"
+            raise DatasetError(told, file=case.images[0], fix="keep it in one of the two")
 
 
 def _pairs(folder: Path, notes: list[str]) -> list[Case]:

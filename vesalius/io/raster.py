@@ -144,8 +144,12 @@ def write_tiff_pages(pages: Iterator[np.ndarray], shape: tuple[int, ...], path: 
 def _opened(path: Path) -> Pillow.Image:
     """The picture, of any size: Pillow takes one above 179 megapixels for an attack, a slide is one.
 
-    Its limit is the whole process's: it is lifted for the moment in which the header is read, by one thread at a time.
+    Its limit is the whole process's: it is lifted for the moment in which such a header is read, by one thread at a time.
     """
+    try:
+        return Pillow.open(path)
+    except Pillow.DecompressionBombError:
+        pass
     with OPENING:
         limit, Pillow.MAX_IMAGE_PIXELS = Pillow.MAX_IMAGE_PIXELS, None
         try:

@@ -26,6 +26,7 @@ from .dicom import Frame, Stack, laid, open_dicom
 
 TISSUE = Code("85756007", "Tissue")
 VALUE = re.compile(r"label value (\d+)$")
+MODEL = "Vesalius"  # what a SEG of ours says that it was written by
 
 
 def fit_segmentation(grid: Grid, source: Source | None, path: Path) -> None:
@@ -70,7 +71,7 @@ def write_segmentation(mask: Mask, path: Path, source: Source | None) -> None:
             source_images=datasets, pixel_array=frames, segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
             segment_descriptions=[_described(number, label) for number, label in enumerate(labels, start=1)],
             series_instance_uid=hd.UID(), series_number=int(datasets[0].get("SeriesNumber") or 0) + 1000,
-            sop_instance_uid=hd.UID(), instance_number=1, manufacturer="Vesalius", manufacturer_model_name="Vesalius",
+            sop_instance_uid=hd.UID(), instance_number=1, manufacturer="Vesalius", manufacturer_model_name=MODEL,
             software_versions=version("vesalius"), device_serial_number="0", content_label="SEGMENTATION",
             omit_empty_frames=not laid(files[0], stack.frames, datasets[0])[2],
         )  # fmt: skip
@@ -138,7 +139,10 @@ def _slices(segmentation: Any, file: Path) -> dict[tuple[str, int], Frame]:
             position = item.PlanePositionSequence[0].ImagePositionPatient
         except (AttributeError, IndexError):  # it names no slices, or not where they lie
             return {}
-        index = int(source.get("ReferencedFrameNumber") or 1) - 1
+        number = source.get("ReferencedFrameNumber") or 1
+        if not isinstance(number, int):  # several frames of its source in one of its own
+            return {}
+        index = int(number) - 1
         frames[source.ReferencedSOPInstanceUID, index] = Frame(
             file, index, str(source.ReferencedSOPInstanceUID), tuple(map(float, position)),
             tuple(map(float, turned.ImageOrientationPatient)), tuple(map(float, measures.PixelSpacing)),
@@ -148,14 +152,23 @@ def _slices(segmentation: Any, file: Path) -> dict[tuple[str, int], Frame]:
 
 
 def _whole(segmentation: Any, frames: dict[tuple[str, int], Frame], file: Path) -> tuple[Stack, Grid] | None:
-    """The slices it was made from and the grid they are read on, where each has its frame and they are unevenly spaced."""
+    """The slices it was made from and the grid they are read on, where each has its frame and they are unevenly spaced.
+
+    None where it may name those slices alone that something lies on: then the gaps between them are its own, not its image's.
+    """
     sources = {uid for *_, uid in segmentation.get_source_image_uids()}
     indices = sorted(index for _, index in frames)
     omits = indices != list(range(len(indices))) if len(sources) == 1 else len(frames) < len(sources)
     if omits or len(frames) < 2:
         return None
-    stack, grid, uneven = laid(file, list(frames.values()), segmentation)
-    return (stack, grid) if uneven else None
+    try:
+        stack, grid, uneven = laid(file, list(frames.values()), segmentation)
+    except GeometryError:  # slices of no series: its own choice of them
+        return None
+    if not uneven:
+        return None
+    ours = segmentation.get("ManufacturerModelName") == MODEL
+    return (stack, grid) if ours or not segmentation.pixel_array.any(axis=(1, 2)).all() else None
 
 
 def _by_slice(segmentation: Any, stack: Stack) -> np.ndarray | None:
@@ -211,7 +224,7 @@ def _require_even(segmentation: Any, slices: dict[tuple[str, int], Frame], like:
     """
     listed = [str(one.ReferencedSOPInstanceUID) for series in segmentation.get("ReferencedSeriesSequence", ())
               for one in series.get("ReferencedInstanceSequence", ())]  # fmt: skip
-    if len(slices) < 2 or len(listed) < 2 or like.grid.affine is None or not {uid for uid, _ in slices} <= set(listed):
+    if len(slices) < 2 or len(listed) < 2 or like.grid.affine is None or not {uid for uid, _ in slices} < set(listed):
         return
     to_index = np.linalg.inv(like.grid.affine)
     places = {listed.index(frame.uid): to_index[:3] @ [*(np.array(frame.position) * (-1, -1, 1)), 1] for frame in slices.values()}

@@ -39,7 +39,7 @@ def export_predictor(what: str | Path, path: Path) -> Deployed:
     task, network = predictor.task, Scores(*predictor.models).eval()
     first = predictor.models[0]
     size = first.nearest_size(task.inference.patch[3 - task.model_dims :])
-    shape = (1, first.in_channels, *size)
+    shape = (1, len(task.channels) * (2 * task.context + 1), *size)
     image = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         logits = tuple(network(image).shape)

@@ -11,8 +11,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from ..core.errors import InputError, LabelError
 from ..core.image import Mask
 from ..core.labels import Label, Labels
@@ -21,7 +19,7 @@ from ..metrics.overlap import values
 from ..metrics.score import Scoring, score_case
 from ..metrics.summary import EmptyPolicy
 from .evaluation import CaseResult, Evaluation
-from .pairs import Pair, Pairs, find_pairs, is_binary, read_pair
+from .pairs import Pair, Pairs, find_pairs, is_binary, read_pair, without
 
 NSD_TOLERANCE_MM = 1.0  # the Medical Segmentation Decathlon's for the hippocampus; stated with every result
 MANY_LABELS = 50  # more distinct values than this look like objects, not classes
@@ -115,11 +113,14 @@ def found_in(pairs: Pairs) -> Labels:
     held = _held([pair.ref for pair in pairs.items], must_work=pairs.single)
     binary = is_binary(held)
     found = {1} if binary else set().union(*held) - {0}
+    own = found
     for one in [] if binary else _held([pair.pred for pair in pairs.items if pair.pred], must_work=pairs.single):
         if 255 in found or not one <= {0, 255}:
-            found |= one - {0}
+            found = found | (one - {0})
         elif 255 in one and not found:  # 255 stands for 1, where that is all there is
             found = {1}
+    if len(found) > MANY_LABELS >= len(own) > 0:  # grey values, scores or objects: told case by case, as undeclared labels
+        found = own
     return Labels(tuple(Label(value, str(value)) for value in sorted(found)))
 
 
@@ -159,4 +160,4 @@ def _chosen(mask: Mask, labels: Labels) -> tuple[Mask, set[int]]:
     others = held - {*labels.values, labels.ignore}
     if not others or held == {255}:
         return mask, set()
-    return replace(mask, array=np.where(np.isin(mask.array, sorted(others)), 0, mask.array).astype(mask.array.dtype)), others
+    return without(mask, others), others

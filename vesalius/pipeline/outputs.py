@@ -113,6 +113,10 @@ class Outputs:
         """Where the overlay of a case waits for the report."""
         return self.ledger(case).with_name(self.ledger(case).name.removesuffix(".json") + ".png")
 
+    def overlay(self, case: str) -> Path:
+        """Where the overlay goes that the user asked for."""
+        return self.beside("overlays") / f"{case}.png"
+
     def prepare(self) -> None:
         """Make the folder; raises OutputError where that cannot be."""
         try:
@@ -144,8 +148,9 @@ class Outputs:
             part.write_text(json.dumps(record, indent=1), encoding="utf-8")
 
     def forget(self, case: str) -> None:
-        """Before a mask is replaced: should the run break, nothing may vouch for the old one."""
-        self.ledger(case).unlink(missing_ok=True)
+        """Before a mask is replaced: should the run break, nothing may vouch for the old one, nor show it as the new."""
+        for path in (self.ledger(case), self.picture(case), self.overlay(case)):
+            path.unlink(missing_ok=True)
 
 
 def fingerprint(*parts: Any) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -162,3 +162,9 @@ def _patients(ref: Path, table: str | Path | None, names: Sequence[str]) -> tupl
     if unknown:
         return {name: name for name in names}, (f"{path.name} does not name every case: each case is its own patient",)
     return {name: known[name] for name in names}, (f"patients from {path.name}",)
+
+
+def without(mask: Mask, others: Iterable[int]) -> Mask:
+    """The mask with the values `others` as background."""
+    drop = sorted(others)
+    return replace(mask, array=np.where(np.isin(mask.array, drop), 0, mask.array).astype(mask.array.dtype)) if drop else mask

@@ -271,13 +271,13 @@ def _write_records(
 
 def _grouped(objects: Sequence[ObjectPrompt], dims: int) -> list[list[ObjectPrompt]]:
     """One group an object. In a volume, prompts of one name on different slices, or beside one in three dimensions, are the same
-    object; two boxes of a name in three dimensions, or on one slice, are two. Raises InputError where their slices cross.
+    object; two boxes or lone clicks in three dimensions, or on one slice, are two. Raises InputError where their slices cross.
     """
     groups: list[list[ObjectPrompt]] = []
     named: dict[str, list[ObjectPrompt]] = {}
     for prompt in objects:
         group = named.get(prompt.name or "") if dims == 3 else None
-        if group is not None and all(_joins(each, prompt) for each in group):
+        if group is not None and _joins(group, prompt):
             group.append(prompt)
             continue
         groups.append([prompt])
@@ -286,15 +286,17 @@ def _grouped(objects: Sequence[ObjectPrompt], dims: int) -> list[list[ObjectProm
     return groups
 
 
-def _joins(before: ObjectPrompt, prompt: ObjectPrompt) -> bool:
-    """Whether two prompts of one name may mean one object."""
-    if before.slice is None or prompt.slice is None:
-        twice = any(getattr(before, kind) is not None and getattr(prompt, kind) is not None for kind in SOLE)
-        return before.slice != prompt.slice or not twice  # one in three dimensions beside one on a slice, or both
-    if _axis(before) != _axis(prompt):
-        problem = f"the prompts of '{prompt.name}' lie along different axes: {_axis(before)} and {_axis(prompt)}"
+def _joins(group: Sequence[ObjectPrompt], prompt: ObjectPrompt) -> bool:
+    """Whether a prompt of the name of `group` may mean the same object."""
+    flat = [each for each in group if each.slice is not None]
+    if prompt.slice is None:  # two clicks of a name may be two lesions; beside a box, or slices, they correct it
+        known = {kind for each in group for kind in SOLE if each.slice is None and getattr(each, kind) is not None}
+        told = {kind for kind in SOLE if getattr(prompt, kind) is not None}
+        return not known & told and bool(flat or known or told)
+    if odd := next((each for each in flat if _axis(each) != _axis(prompt)), None):
+        problem = f"the prompts of '{prompt.name}' lie along different axes: {_axis(odd)} and {_axis(prompt)}"
         raise InputError(problem, fix="give those of one object on slices of one axis, or name two objects differently")
-    return before.slice != prompt.slice
+    return all(each.slice != prompt.slice for each in flat)
 
 
 def _names(groups: Sequence[Sequence[ObjectPrompt]]) -> tuple[list[str], list[str]]:

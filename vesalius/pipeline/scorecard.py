@@ -12,7 +12,7 @@ from ..core.image import Image, Mask
 from ..io.files import case_name, find_inputs, read
 from .evaluation import CaseResult, Evaluation
 from .overlay import overlay
-from .pairs import read_pair, twin
+from .pairs import read_pair, twin, without
 from .report import Section, figure, page, paragraph, table
 
 PICTURED = 6
@@ -72,6 +72,7 @@ def _images(folder: Path | None) -> dict[str, Path]:
 def _pictured(case: CaseResult, evaluation: Evaluation, images: dict[str, Path]) -> Section:
     """The prediction in colour, the reference as a white line."""
     pred, ref, _ = read_pair(case.pair, evaluation.labels, evaluation.scoring.instances)
+    pred, ref = without(pred, case.unnamed), without(ref, case.unnamed)
     image, told = _beneath(case.pair.name, ref, images)
     metric = "f1" if evaluation.scoring.instances else "dice"
     title = f"{case.pair.name}: {TITLES[metric]} {case.mean(metric):.3f}"

@@ -335,22 +335,19 @@ class _Run:
     def _pictured(self, case: Case, path: Input) -> Case:
         """A case done before, with the pictures that are asked for only now."""
         places = [self.outputs.picture(case.name)] if self.options.report else []
-        places += [self._overlay(case.name)] if self.options.overlays else []
+        places += [self.outputs.overlay(case.name)] if self.options.overlays else []
         if not all(place.is_file() for place in places) and case.mask:
             image = read(path, series=self.options.series)
             mask = replace(read_mask(case.mask, like=image), labels=self.predictor.task.labels)
             self._picture(image, replace(mask, instances=self.predictor.task.instances), case.name)
-        return replace(case, overlay=self._overlay(case.name)) if self.options.overlays else case
-
-    def _overlay(self, name: str) -> Path:
-        return self.outputs.beside("overlays") / f"{name}.png"
+        return replace(case, overlay=self.outputs.overlay(case.name)) if self.options.overlays else case
 
     def _picture(self, image: Image, mask: Mask, name: str) -> Path | None:
         """Draw the overlay: beside the ledger for the report, which shows it after a resumed run too, and where asked for."""
         if not (self.options.overlays or self.options.report):
             return None
         png = overlay(image, mask, window=_window(self.predictor.task))
-        wanted = self._overlay(name) if self.options.overlays else None
+        wanted = self.outputs.overlay(name) if self.options.overlays else None
         for path in (self.outputs.picture(name), wanted):
             if path is not None:
                 with atomic(path) as part:

@@ -47,7 +47,7 @@ class View:
             return cls(image, None, "8 bits as stored")
         if image.units == "HU" and rule.window_hu is not None:
             return cls(image, rule.window_hu, "window {:g} to {:g} HU, as the weights learned it".format(*rule.window_hu))
-        positive = rule.positive and bool((image.array > 0).any())
+        positive = rule.positive and 0 <= image.array.min() < image.array.max()  # values below 0 are no empty background
         values = [channel[channel > 0] if positive else channel for channel in image.array]
         found = [percentiles(each, (rule.low, rule.high)) for each in values if each.size]  # of all: a picture keeps its colours
         low, high = min(low for low, _ in found), max(high for _, high in found)

@@ -1,6 +1,7 @@
 """Datasets: every layout opens, every flaw stops here with the name of the file."""
 
 import json
+import shutil
 
 import nibabel as nib
 import numpy as np
@@ -97,6 +98,18 @@ def test_validation_beside_loose_images_is_the_fixed_split_and_that_is_said(tmp_
     pairs(tmp_path / "train", ("d",))
     with pytest.raises(DatasetError, match=r"both images/ and train/images/"):
         open_dataset(tmp_path)
+
+
+def test_validation_beside_loose_images_needs_masks_and_cases_of_its_own(tmp_path):
+    pairs(tmp_path, ("a", "b"))
+    pairs(tmp_path / "val", ("a",))
+    shutil.copytree(tmp_path / "images", tmp_path / "val/images", dirs_exist_ok=True)
+    shutil.copytree(tmp_path / "masks", tmp_path / "val/masks", dirs_exist_ok=True)
+    with pytest.raises(DatasetError, match=r"val/images/a.png: this is among the cases to train on too: .*images/a.png"):
+        open_dataset(tmp_path)
+    shutil.rmtree(tmp_path / "val/masks")
+    dataset = open_dataset(tmp_path)
+    assert [case.name for case in dataset.cases] == ["a", "b"] and "val/ has no masks and is left alone" in dataset.notes
 
 
 def test_splits_that_number_their_cases_alike_are_told_apart(tmp_path):

@@ -125,6 +125,26 @@ def test_a_seg_that_omits_frames_of_a_series_with_a_gap_is_laid_on_no_other_form
     np.testing.assert_allclose(there, expected, atol=1e-3)
 
 
+@pytest.mark.parametrize("on", [[3, 4, 5, 20, 21, 22], [3, 5, 9, 10, 14, 21]], ids=["a gap", "gaps"])
+def test_a_seg_that_names_only_the_slices_it_lies_on_keeps_the_gaps_between_them(tmp_path, ct, on):
+    ct.stack(tmp_path / "study", [2.0 * k for k in range(24)], size=(8, 8))
+    image = read(tmp_path / "study")
+    datasets = [pydicom.dcmread(image.source.header.frames[k].file) for k in on]
+    pixels = np.zeros((len(on), 8, 8), np.uint8)
+    pixels[:, 2:5, 3:6] = 1
+    tissue = hd.sr.CodedConcept("85756007", "SCT", "Tissue")
+    described = hd.seg.SegmentDescription(1, "lesion", tissue, tissue, hd.seg.SegmentAlgorithmTypeValues.MANUAL)
+    hd.seg.Segmentation(
+        source_images=datasets, pixel_array=pixels, segmentation_type="BINARY", segment_descriptions=[described],
+        series_instance_uid=hd.UID(), series_number=2, sop_instance_uid=hd.UID(), instance_number=1, manufacturer="other",
+        manufacturer_model_name="other", software_versions="1", device_serial_number="1",
+    ).save_as(tmp_path / "seg.dcm")  # fmt: skip
+    as_nifti = read(write(Mask(np.zeros(image.grid.shape, np.uint8), image.grid), tmp_path / "i.nii.gz"))
+    for like in (image, as_nifti):
+        assert np.flatnonzero(read_mask(tmp_path / "seg.dcm", like=like).array.any((1, 2))).tolist() == on
+    assert np.flatnonzero(read_mask(tmp_path / "seg.dcm").array.any((1, 2))).tolist() == [k - on[0] for k in on]
+
+
 def test_an_empty_mask_with_labels_is_an_answer_one_without_is_refused(tmp_path, ct):
     ct.stack(tmp_path / "study", [0, 2, 4])
     image = read(tmp_path / "study")

@@ -375,3 +375,13 @@ def test_values_that_the_labels_leave_out_are_background_and_that_is_said_once(f
         "The masks also hold 2, 7: not among the labels named, and counted as background."
     ]
     assert "case_3" in found.to_html(tmp_path / "page.html").read_text()
+
+
+def test_grey_pictures_in_place_of_masks_are_an_error_and_no_labels(tmp_path):
+    rng = np.random.default_rng(0)
+    for name in ("a", "b"):
+        for folder, values in (("ref", rng.integers(0, 2, (20, 30))), ("pred", rng.integers(0, 250, (20, 30)))):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            Picture.fromarray(values.astype(np.uint8)).save(tmp_path / folder / f"{name}.png")
+    done = evaluate(tmp_path / "pred", tmp_path / "ref")
+    assert all("undeclared" in case.problem or "label" in case.problem for case in done.cases) and len(done.cases) == 2
