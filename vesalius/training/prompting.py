@@ -34,8 +34,8 @@ class Source(Record):
 
 
 class Prompting(Record):
-    """What a promptable model is shown and asked. Shares of what is said first: a click, an earlier mask, both box and mask;
-    the rest are boxes. Spreads are a view's side over the object's longer one."""
+    """What a promptable model is shown and asked. Shares of what is said first: a click, an earlier mask, both box and mask (of
+    pictures alone); the rest are boxes, of volumes boxes and sections. Spreads are a view's side over the object's longer one."""
 
     size: PositiveInt = 128  # side of the views
     click: float = Field(0.22, ge=0, le=1)

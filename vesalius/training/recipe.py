@@ -308,7 +308,7 @@ RECIPES: dict[str, Recipe] = {
         steps_per_epoch=100,
         validate_every=4,
         validation_fraction=0.12,
-        prompting=Prompting(size=40, spread=(1.2, 1.8), wide=4.0, as_stored=0.5, turn_p=0.25, least_area_px=60),
+        prompting=Prompting(size=40, click=0.2, spread=(1.2, 1.8), wide=4.0, as_stored=0.5, turn_p=0.25, least_area_px=60),
         sources=SOLID_SOURCES,
     ),
 }

@@ -6,7 +6,7 @@
     a box       around the object, now and then with an earlier mask and a click where that is wrong
     sections    on one to five slices, outlined as well as a picture model outlines them; the view lies around the sections (a
                 first look), or around the object, then with a shape that is nearly right (a second look)
-    clicks      at any scale
+    clicks      at any scale (`Prompting.click` of the views; boxes and sections come equally often)
 
 Some views (`Prompting.as_stored`) are as stored, for what an organ looks like and how it lies is worth knowing; the others are
 turned and retoned strongly, for what comes in other guises.
@@ -34,7 +34,6 @@ from .lumps import lump
 from .prompting import Prompting, Source
 
 BOX, SECTIONS, CLICKS = range(3)
-CHANCES = (0.46, 0.46, 0.08)
 LEAST_CELLS = 40  # of the view that an object must fill
 POINTS = 4
 NUDGE, SLOPPY = 0.02, 0.1  # a box's sides off by up to this share of them, in 40 and in 15 % of the boxes
@@ -54,7 +53,8 @@ class SolidExercises(Dataset):
     def __getitem__(self, n: int) -> dict[str, Tensor]:
         rng, size = np.random.default_rng([self.seed, n]), self.prompting.size
         while True:
-            kind, name = int(rng.choice(3, p=CHANCES)), self.names[rng.choice(len(self.names), p=self.shares)]
+            kind = CLICKS if rng.random() < self.prompting.click else int(rng.integers(CLICKS))
+            name = self.names[rng.choice(len(self.names), p=self.shares)]
             stored = rng.random() < self.prompting.as_stored
             if name in self.of:
                 body = self.bodies[self.of[name][rng.integers(len(self.of[name]))]]
