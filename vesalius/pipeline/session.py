@@ -24,7 +24,8 @@ from torch import Tensor
 from ..core.errors import GeometryError, InputError
 from ..core.image import Image
 from ..core.prompts import ObjectPrompt, Plane, find_plane
-from ..io.files import read_mask
+from ..io.files import SUFFIXES, read_mask, suffix_of
+from ..io.frames import PICTURES
 from .embeddings import EmbeddingCache, user_cache
 from .everything import EverythingOptions, Progress, Record, everything
 from .looks import Asked, Look, Proposals
@@ -281,12 +282,11 @@ class Session:
 
     def look(self, plane: Plane) -> Look:
         """The slice as the model sees it; the last few are remembered."""
-        if plane not in self._looks:
-            self._looks[plane] = self.prompter.look(self.view.picture(plane), self.cache)
-            if len(self._looks) > LOOKS_KEPT:
-                self._looks.popitem(last=False)
-        self._looks.move_to_end(plane)
-        return self._looks[plane]
+        found = self._looks.pop(plane, None) or self.prompter.look(self.view.picture(plane), self.cache)
+        self._looks[plane] = found  # the last one now
+        if len(self._looks) > LOOKS_KEPT:
+            self._looks.popitem(last=False)
+        return found
 
     def _answered(self, prompts: tuple[ObjectPrompt, ...], told: ObjectPrompt, last: Step) -> Step:
         """The step to `prompts`, of which `told` is new: the other slices keep their answers."""
@@ -371,19 +371,32 @@ class Session:
             self.prompter.words(prompt.text)  # refused at once by weights that know none
         if mask is None:
             return prompt
-        plane = prompt.plane(grid)
-        whole = read_mask(mask, like=self.image).array > 0 if isinstance(mask, Path) else np.asarray(mask) > 0
+        plane, file = prompt.plane(grid), mask if isinstance(mask, Path) else None
+        values = np.asarray(mask) if file is None else self._read_mask(file, plane)
+        whole = values > 0
         if plane is not None and whole.shape == plane.size(grid) != grid.shape:
-            values, whole = whole, np.zeros(grid.shape, bool)
-            plane.put(whole, values)
+            drawn, whole = whole, np.zeros(grid.shape, bool)
+            plane.put(whole, drawn)
         if whole.shape != grid.shape:
             raise GeometryError(
                 f"the mask prompt {whole.shape} is not as large as the image {grid.shape}", fix="give one on its pixels"
             )
         if not (whole if plane is None else plane.take(whole)).any():
-            file, where = mask if isinstance(mask, Path) else None, "" if grid.dims == 2 or plane is None else " on this slice"
+            where = "" if grid.dims == 2 or plane is None else " on this slice"
             raise InputError(f"the mask prompt is empty{where}", file=file, fix="give one that marks the object, or leave it out")
+        part = values if plane is None or values.ndim == 2 else plane.take(values)
+        if values.dtype.kind in "iu" and len(labels := np.unique(part[part > 0])) > 1:
+            problem = f"the mask prompt holds {len(labels)} labels, and one object is meant"
+            raise InputError(problem, file=file, fix="give a mask of one of them alone")
         return replace(prompt, mask=whole)
+
+    def _read_mask(self, file: Path, plane: Plane | None) -> np.ndarray:
+        """The label map (Z, Y, X) in a file, or (H, W) where that is a picture of one slice of a volume, or of one frame."""
+        if plane is not None and self.image.grid.dims == 3 and SUFFIXES.get(suffix_of(file) or "") in PICTURES:
+            values = read_mask(file).array
+            if values.shape == (1, *plane.size(self.image.grid)):
+                return values[0]
+        return read_mask(file, like=self.image).array
 
     def _on_image(self, found: Slices) -> np.ndarray:
         mask = found.mask(self.image.grid)
