@@ -35,7 +35,7 @@ from .propagation import PropagateOptions, Seen
 from .solids import Found, SolidPrompter, Told, sibling_of
 from .upright import Upright
 from .views import View
-from .volumes import Slices, find_whole, follow, require_one_axis
+from .volumes import Slices, find_whole, follow, points_by_slice, require_one_axis, with_clicks
 
 BATCH = 64  # prompts answered together
 AN_IMAGE = "read it by vesalius.read, or make one: Image(array, Grid(shape)) with an array (C, Z, Y, X)"
@@ -59,7 +59,7 @@ class Prediction:
 @dataclass(frozen=True, eq=False)
 class Step:
     """All that has been said about the current object after one `add`, and what was answered on each slice by itself: the state
-    of the mask and its predicted IoU. Nothing is answered by slices where a prompt in three dimensions propagates."""
+    of the mask and its predicted IoU; to a prompt in three dimensions alone, none."""
 
     prompts: tuple[ObjectPrompt, ...]
     answers: dict[Plane, tuple[Tensor, float]]
@@ -289,28 +289,29 @@ class Session:
         return found
 
     def _answered(self, prompts: tuple[ObjectPrompt, ...], told: ObjectPrompt, last: Step) -> Step:
-        """The step to `prompts`, of which `told` is new: the other slices keep their answers."""
-        planes = [prompt.plane(self.image.grid) for prompt in prompts]
+        """The step to `prompts`, of which `told` is new: the slices that it says nothing of keep their answers."""
+        grid, answers = self.image.grid, dict[Plane, tuple[Tensor, float]]()
+        planes = [prompt.plane(grid) for prompt in prompts]
         placed = [(prompt, plane) for prompt, plane in zip(prompts, planes, strict=True) if plane is not None]
-        if len(placed) < len(prompts):
-            return Step(prompts, {})
         require_one_axis({plane.axis for _, plane in placed})
-        prompt, plane = placed[-1]
+        solid, own = [prompt for prompt, plane in zip(prompts, planes, strict=True) if plane is None], planes[-1]
         corrects = told.box is None and told.mask is None and told.text is None and self.prompter.refines
-        state = last.answers[plane][0] if corrects and plane in last.answers else None
-        proposals = self._propose([prompt], plane, state=state)
-        best = int(proposals.iou[0].argmax())
-        known = {at: last.answers[at] if at in last.answers else self._best(each, at) for each, at in placed[:-1]}
-        return Step(prompts, known | {plane: (proposals.state[0, best], float(proposals.iou[0, best]))})
-
-    def _best(self, prompt: ObjectPrompt, plane: Plane) -> tuple[Tensor, float]:
-        seen = self.seen(prompt, plane)
-        return seen.state, seen.iou
+        for prompt, plane in placed:
+            meant = plane == own if own is not None else plane.index in points_by_slice([told], plane.axis, grid)
+            if plane in last.answers and not meant:
+                answers[plane] = last.answers[plane]
+                continue
+            state = last.answers[plane][0] if corrects and plane in last.answers else None
+            heard = points_by_slice(solid, plane.axis, grid).get(plane.index)
+            proposals = self._propose([with_clicks(prompt, heard)], plane, state=state)
+            best = int(proposals.iou[0].argmax())
+            answers[plane] = proposals.state[0, best], float(proposals.iou[0, best])
+        return Step(prompts, answers)
 
     def _mask_of(self, step: Step) -> np.ndarray:
         """Every prompted slice as it was answered by itself; a prompt in three dimensions propagates."""
-        if not step.answers:
-            return self._on_image(self.follow(step.prompts))
+        if any(prompt.plane(self.image.grid) is None for prompt in step.prompts):
+            return self._on_image(self.follow(step.prompts, step=step))
         found = {plane.index: self._drawn(plane, state) for plane, (state, _) in step.answers.items()}
         return self._on_image(Slices(next(iter(step.answers)).axis, found))
 

@@ -72,10 +72,10 @@ def follow(
         marked = mask if mask is not None and Plane(axis, index).take(mask).any() else None
         return ObjectPrompt(points, labels, box, marked, text)
 
-    heard = _points_by_slice(solid, axis, grid.shape[axis])
+    heard = points_by_slice(solid, axis, grid)
     for index, prompt in heard.items():
         if index in flat:
-            flat[index] = _with_clicks(flat[index], prompt)
+            flat[index] = with_clicks(flat[index], prompt)
         elif 1 in prompt.labels:
             flat[index] = begun(index, prompt.points, prompt.labels)
     if not flat:
@@ -99,8 +99,8 @@ def find_whole(prompts: Sequence[ObjectPrompt], grid: Grid, answer: Answer, find
     axis = _axis_of(prompts, grid)
     placed = [(prompt, prompt.plane(grid)) for prompt in prompts]
     solid = [prompt for prompt, plane in placed if plane is None]
-    heard = _points_by_slice(solid, axis, grid.shape[axis])
-    flat = [(_with_clicks(prompt, heard.get(plane.index)), plane) for prompt, plane in placed if plane is not None]
+    heard = points_by_slice(solid, axis, grid)
+    flat = [(with_clicks(prompt, heard.get(plane.index)), plane) for prompt, plane in placed if plane is not None]
     seeds = {plane.index: answer(prompt, plane).logits for prompt, plane in flat}
     points = np.array([point[::-1] for prompt in solid for point in prompt.points], float).reshape(-1, 3) + 0.5
     labels = np.array([label for prompt in solid for label in prompt.labels], int)
@@ -160,9 +160,9 @@ def _limits(solid: Sequence[ObjectPrompt], grid: Grid, axis: int) -> tuple[Reach
     return reach, flat
 
 
-def _points_by_slice(solid: Sequence[ObjectPrompt], axis: int, count: int) -> dict[int, ObjectPrompt]:
+def points_by_slice(solid: Sequence[ObjectPrompt], axis: int, grid: Grid) -> dict[int, ObjectPrompt]:
     """The points x, y, z as points on their slices."""
-    along, found = 2 - axis, dict[int, tuple[list[tuple[float, ...]], list[int]]]()
+    count, along, found = grid.shape[axis], 2 - axis, dict[int, tuple[list[tuple[float, ...]], list[int]]]()
     for prompt in solid:
         for point, label in zip(prompt.points, prompt.labels, strict=True):
             places, labels = found.setdefault(min(round(point[along]), count - 1), ([], []))
@@ -171,7 +171,7 @@ def _points_by_slice(solid: Sequence[ObjectPrompt], axis: int, count: int) -> di
     return {index: ObjectPrompt(tuple(places), tuple(labels)) for index, (places, labels) in found.items()}
 
 
-def _with_clicks(prompt: ObjectPrompt, heard: ObjectPrompt | None) -> ObjectPrompt:
+def with_clicks(prompt: ObjectPrompt, heard: ObjectPrompt | None) -> ObjectPrompt:
     """A prompt on a slice, with the points in three dimensions that lie on that slice."""
     if heard is None:
         return prompt
