@@ -10,6 +10,7 @@ from flood import FloodPrompter
 from PIL import Image
 
 from vesalius.pipeline import prompted, rle
+from vesalius.pipeline.everything import EverythingOptions
 
 
 @pytest.fixture
@@ -150,6 +151,12 @@ def test_settings_that_do_not_go_together_or_have_nothing_to_set_are_refused(run
     refused(run(*words, "--everything", *more), "leaves no point in layer 3", "give 8 or more")
 
 
+def test_a_grid_of_ones_own_is_recorded(flood, case, tmp_path):
+    chosen = EverythingOptions(points_per_side=None, point_grids=(np.array([[0.2, 0.6]]),))
+    done = prompted.segment_prompted(case, tmp_path / "out", prompted.PromptOptions(everything=chosen, model=flood, cache=False))
+    assert json.loads(done.records.read_text())["options"]["point_grids"] == [[[0.2, 0.6]]]
+
+
 def test_smaller_masks_lie_on_top_of_larger_ones(run, flood, case, tmp_path, monkeypatch):
     records = [{"segmentation": mask, "area": int(mask.sum()), "predicted_iou": 0.9} for mask in (CORE, LOWER | CORE)]
     monkeypatch.setattr("vesalius.pipeline.session.Session.everything", lambda self, **rest: records)
@@ -279,6 +286,18 @@ def test_the_frames_of_a_video_are_segmented_from_a_prompt_on_one(run, flood, tm
     for i in range(12):  # f10 comes after f9
         expected = block((20, 24), slice(5, 10), slice(3 + i, 9 + i))
         assert np.array_equal(pixels(tmp_path / f"out/clip/f{i}.png"), expected), i
+
+
+def test_a_video_is_segmented_from_the_mask_of_its_first_frame(run, flood, tmp_path):
+    for i in range(4):
+        grey = np.zeros((20, 24), np.uint8)
+        grey[5:10, 3 + i : 9 + i] = 200
+        (tmp_path / "clip").mkdir(exist_ok=True)
+        Image.fromarray(grey).save(tmp_path / f"clip/f{i}.png")
+    Image.fromarray(block((20, 24), slice(5, 10), slice(3, 9)).astype(np.uint8)).save(tmp_path / "first.png")
+    fine(run("segment", tmp_path / "clip", "-o", tmp_path / "out", "--mask-prompt", tmp_path / "first.png", "--slice", "0"))
+    for i in range(4):
+        assert np.array_equal(pixels(tmp_path / f"out/clip/f{i}.png"), block((20, 24), slice(5, 10), slice(3 + i, 9 + i))), i
 
 
 def test_what_was_written_before_a_later_object_failed_is_taken_away(run, flood, case, scan, tmp_path):

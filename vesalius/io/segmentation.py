@@ -76,6 +76,8 @@ def write_segmentation(mask: Mask, path: Path, source: Source | None) -> None:
             omit_empty_frames=not laid(files[0], stack.frames, datasets[0])[2],
         )  # fmt: skip
     segmentation.SeriesDescription = "Segmentation by Vesalius"
+    if not all(label.name.isascii() for label in labels):
+        segmentation.SpecificCharacterSet = "ISO_IR 192"  # UTF-8: the source's own may lack these letters
     with atomic(path) as part:
         segmentation.save_as(part)
 
@@ -286,7 +288,7 @@ def _described(number: int, label: Label) -> Any:
 
     category, kind = label.category or TISSUE, label.type or label.category or TISSUE
     described = hd.seg.SegmentDescription(
-        segment_number=number, segment_label=label.name[:64],
+        segment_number=number, segment_label=label.name.replace("\\", "/")[:64],  # a backslash parts values in DICOM
         segmented_property_category=hd.sr.CodedConcept(category.value, category.scheme, category.meaning[:64]),
         segmented_property_type=hd.sr.CodedConcept(kind.value, kind.scheme, kind.meaning[:64]),
         algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,

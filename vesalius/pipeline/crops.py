@@ -25,7 +25,8 @@ def point_grid(per_side: int) -> np.ndarray:
 def crop_boxes(height: int, width: int, layers: int, overlap_ratio: float) -> tuple[np.ndarray, np.ndarray]:
     """The whole picture, then layer i = 1.. with 2^i crops a side: boxes (n, 4), x1 and y1 exclusive, and their layers (n,).
 
-    Neighbours overlap by `overlap_ratio` of the shorter side, halved with each layer.
+    Neighbours overlap by `overlap_ratio` of the shorter side, halved with each layer. Of a picture of few pixels the last crops
+    of a row may lie beyond it: those, on which the original fails, are left out.
     """
     boxes, found = [[0, 0, width, height]], [0]
     for layer in range(1, layers + 1):
@@ -34,6 +35,8 @@ def crop_boxes(height: int, width: int, layers: int, overlap_ratio: float) -> tu
         crop_w, crop_h = (ceil((overlap * (count - 1) + size) / count) for size in (width, height))
         for i, j in product(range(count), range(count)):
             x0, y0 = (crop_w - overlap) * i, (crop_h - overlap) * j
+            if x0 >= width or y0 >= height:
+                continue
             boxes.append([x0, y0, min(x0 + crop_w, width), min(y0 + crop_h, height)])
             found.append(layer)
     return np.array(boxes), np.array(found)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import zipfile
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +35,7 @@ class EmbeddingCache:
         try:
             with np.load(path, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+        except Exception:  # damaged bytes are answered with nearly any
             return None
         with suppress(OSError):  # a cache shared for reading only
             os.utime(path)  # used just now

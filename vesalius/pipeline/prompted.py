@@ -266,7 +266,7 @@ def _write_records(
         "records": [{**record, "segmentation": rle.to_text(rle.encode(record["segmentation"]))} for record in records],
     }
     with atomic(places.records) as part:
-        part.write_text(json.dumps(kept, indent=1), encoding="utf-8")
+        part.write_text(json.dumps(kept, indent=1, default=lambda value: value.tolist()), encoding="utf-8")
 
 
 def _grouped(objects: Sequence[ObjectPrompt], dims: int) -> list[list[ObjectPrompt]]:

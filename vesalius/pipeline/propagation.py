@@ -75,8 +75,9 @@ class Drawn(Mapping[int, np.ndarray]):
         self._parts.setdefault(index, []).append((state, share))
 
     def __getitem__(self, index: int) -> np.ndarray:
-        states, shares = zip(*self._parts[index], strict=True)
-        logits = [share * self._full(state[None])[0].cpu().numpy() for state, share in zip(states, shares, strict=True)]
+        parts = self._parts[index]
+        whole = sum(share for _, share in parts)  # less than 1 where one of two walks was lost before
+        logits = [share / whole * self._full(state[None])[0].cpu().numpy() for state, share in parts]
         return logits[0] if len(logits) == 1 else sum(logits[1:], start=logits[0])
 
     def __iter__(self) -> Iterator[int]:

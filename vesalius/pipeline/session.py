@@ -24,7 +24,8 @@ from torch import Tensor
 from ..core.errors import GeometryError, InputError
 from ..core.image import Image
 from ..core.prompts import ObjectPrompt, Plane, find_plane
-from ..io.files import read_mask
+from ..io.files import SUFFIXES, read_mask, suffix_of
+from ..io.frames import PICTURES
 from .embeddings import EmbeddingCache, user_cache
 from .everything import EverythingOptions, Progress, Record, everything
 from .looks import Asked, Look, Proposals
@@ -34,7 +35,7 @@ from .propagation import PropagateOptions, Seen
 from .solids import Found, SolidPrompter, Told, sibling_of
 from .upright import Upright
 from .views import View
-from .volumes import Slices, find_whole, follow, require_one_axis
+from .volumes import Slices, find_whole, follow, points_by_slice, require_one_axis, with_clicks
 
 BATCH = 64  # prompts answered together
 AN_IMAGE = "read it by vesalius.read, or make one: Image(array, Grid(shape)) with an array (C, Z, Y, X)"
@@ -58,7 +59,7 @@ class Prediction:
 @dataclass(frozen=True, eq=False)
 class Step:
     """All that has been said about the current object after one `add`, and what was answered on each slice by itself: the state
-    of the mask and its predicted IoU. Nothing is answered by slices where a prompt in three dimensions propagates."""
+    of the mask and its predicted IoU; to a prompt in three dimensions alone, none."""
 
     prompts: tuple[ObjectPrompt, ...]
     answers: dict[Plane, tuple[Tensor, float]]
@@ -281,36 +282,36 @@ class Session:
 
     def look(self, plane: Plane) -> Look:
         """The slice as the model sees it; the last few are remembered."""
-        if plane not in self._looks:
-            self._looks[plane] = self.prompter.look(self.view.picture(plane), self.cache)
-            if len(self._looks) > LOOKS_KEPT:
-                self._looks.popitem(last=False)
-        self._looks.move_to_end(plane)
-        return self._looks[plane]
+        found = self._looks.pop(plane, None) or self.prompter.look(self.view.picture(plane), self.cache)
+        self._looks[plane] = found  # the last one now
+        if len(self._looks) > LOOKS_KEPT:
+            self._looks.popitem(last=False)
+        return found
 
     def _answered(self, prompts: tuple[ObjectPrompt, ...], told: ObjectPrompt, last: Step) -> Step:
-        """The step to `prompts`, of which `told` is new: the other slices keep their answers."""
-        planes = [prompt.plane(self.image.grid) for prompt in prompts]
+        """The step to `prompts`, of which `told` is new: the slices that it says nothing of keep their answers."""
+        grid, answers = self.image.grid, dict[Plane, tuple[Tensor, float]]()
+        planes = [prompt.plane(grid) for prompt in prompts]
         placed = [(prompt, plane) for prompt, plane in zip(prompts, planes, strict=True) if plane is not None]
-        if len(placed) < len(prompts):
-            return Step(prompts, {})
         require_one_axis({plane.axis for _, plane in placed})
-        prompt, plane = placed[-1]
+        solid, own = [prompt for prompt, plane in zip(prompts, planes, strict=True) if plane is None], planes[-1]
         corrects = told.box is None and told.mask is None and told.text is None and self.prompter.refines
-        state = last.answers[plane][0] if corrects and plane in last.answers else None
-        proposals = self._propose([prompt], plane, state=state)
-        best = int(proposals.iou[0].argmax())
-        known = {at: last.answers[at] if at in last.answers else self._best(each, at) for each, at in placed[:-1]}
-        return Step(prompts, known | {plane: (proposals.state[0, best], float(proposals.iou[0, best]))})
-
-    def _best(self, prompt: ObjectPrompt, plane: Plane) -> tuple[Tensor, float]:
-        seen = self.seen(prompt, plane)
-        return seen.state, seen.iou
+        for prompt, plane in placed:
+            meant = plane == own if own is not None else plane.index in points_by_slice([told], plane.axis, grid)
+            if plane in last.answers and not meant:
+                answers[plane] = last.answers[plane]
+                continue
+            state = last.answers[plane][0] if corrects and plane in last.answers else None
+            heard = points_by_slice(solid, plane.axis, grid).get(plane.index)
+            proposals = self._propose([with_clicks(prompt, heard)], plane, state=state)
+            best = int(proposals.iou[0].argmax())
+            answers[plane] = proposals.state[0, best], float(proposals.iou[0, best])
+        return Step(prompts, answers)
 
     def _mask_of(self, step: Step) -> np.ndarray:
         """Every prompted slice as it was answered by itself; a prompt in three dimensions propagates."""
-        if not step.answers:
-            return self._on_image(self.follow(step.prompts))
+        if any(prompt.plane(self.image.grid) is None for prompt in step.prompts):
+            return self._on_image(self.follow(step.prompts, step=step))
         found = {plane.index: self._drawn(plane, state) for plane, (state, _) in step.answers.items()}
         return self._on_image(Slices(next(iter(step.answers)).axis, found))
 
@@ -371,19 +372,32 @@ class Session:
             self.prompter.words(prompt.text)  # refused at once by weights that know none
         if mask is None:
             return prompt
-        plane = prompt.plane(grid)
-        whole = read_mask(mask, like=self.image).array > 0 if isinstance(mask, Path) else np.asarray(mask) > 0
+        plane, file = prompt.plane(grid), mask if isinstance(mask, Path) else None
+        values = np.asarray(mask) if file is None else self._read_mask(file, plane)
+        whole = values > 0
         if plane is not None and whole.shape == plane.size(grid) != grid.shape:
-            values, whole = whole, np.zeros(grid.shape, bool)
-            plane.put(whole, values)
+            drawn, whole = whole, np.zeros(grid.shape, bool)
+            plane.put(whole, drawn)
         if whole.shape != grid.shape:
             raise GeometryError(
                 f"the mask prompt {whole.shape} is not as large as the image {grid.shape}", fix="give one on its pixels"
             )
         if not (whole if plane is None else plane.take(whole)).any():
-            file, where = mask if isinstance(mask, Path) else None, "" if grid.dims == 2 or plane is None else " on this slice"
+            where = "" if grid.dims == 2 or plane is None else " on this slice"
             raise InputError(f"the mask prompt is empty{where}", file=file, fix="give one that marks the object, or leave it out")
+        part = values if plane is None or values.ndim == 2 else plane.take(values)
+        if values.dtype.kind in "iu" and len(labels := np.unique(part[part > 0])) > 1:
+            problem = f"the mask prompt holds {len(labels)} labels, and one object is meant"
+            raise InputError(problem, file=file, fix="give a mask of one of them alone")
         return replace(prompt, mask=whole)
+
+    def _read_mask(self, file: Path, plane: Plane | None) -> np.ndarray:
+        """The label map (Z, Y, X) in a file, or (H, W) where that is a picture of one slice of a volume, or of one frame."""
+        if plane is not None and self.image.grid.dims == 3 and SUFFIXES.get(suffix_of(file) or "") in PICTURES:
+            values = read_mask(file).array
+            if values.shape == (1, *plane.size(self.image.grid)):
+                return values[0]
+        return read_mask(file, like=self.image).array
 
     def _on_image(self, found: Slices) -> np.ndarray:
         mask = found.mask(self.image.grid)

@@ -19,6 +19,8 @@ from ..core.image import Grid, Image
 from ..core.prompts import Plane
 from ..transforms.intensity import Window, percentiles
 
+COLOURS = ("red", "green", "blue")
+
 
 @dataclass(frozen=True, eq=False)
 class View:
@@ -32,11 +34,16 @@ class View:
     def of(cls, image: Image, window: tuple[float, float] | None, rule: GreyRule) -> View:
         """Through `window`, or by the weights' `rule` where the image needs it and no window is given.
 
-        Raises ChannelError unless grey or RGB, InputError for a window that does not rise.
+        Raises ChannelError unless grey or RGB, InputError for NaN and infinity, and for a window that does not rise.
         """
+        file, several = image.source.path if image.source else None, f"the image has {len(image.array)} channels"
         if len(image.array) not in (1, 3):
-            file = image.source.path if image.source else None
-            raise ChannelError(f"the image has {len(image.array)} channels", file=file, fix="prompts need a grey or an RGB image")
+            raise ChannelError(several, file=file, fix="prompts need a grey or an RGB image")
+        if len(image.array) == 3 and image.grid.dims == 3 and image.array.dtype != np.uint8 and image.channels != COLOURS:
+            fix = f"give one of them alone; where they are colours, Image(..., channels={COLOURS})"
+            raise ChannelError(f"{several}, and nothing says that they are colours", file=file, fix=fix)
+        if image.array.dtype.kind == "f" and not all(np.isfinite(plane).all() for channel in image.array for plane in channel):
+            raise InputError("the image holds NaN or infinity", file=file, fix="replace them by a number")
         if window is not None:
             if len(window) != 2 or not all(map(math.isfinite, window)):
                 fix = "give (low, high), such as (-160, 240)"

@@ -3,7 +3,8 @@
 A model that only knows pictures goes from slice to slice (`follow`); one with a sibling for volumes asks that (`find_whole`).
 
 a prompt on slice k     its mask there is where propagation begins
-points (x, y, z)        the same, on every slice with a point on the object; the others are heard in passing
+points (x, y, z)        the same, on every slice with a point on the object; the others are heard in passing, or with what was
+                        said of their slice
 a box of six numbers    propagation begins on its middle slice, leaves it nowhere, and looks for the object within it
 a mask of the volume    propagation begins on the slice where it is largest; with the box, where there is one
 words                   said again on the slices where propagation begins
@@ -71,9 +72,11 @@ def follow(
         marked = mask if mask is not None and Plane(axis, index).take(mask).any() else None
         return ObjectPrompt(points, labels, box, marked, text)
 
-    heard = _points_by_slice(solid, axis, grid.shape[axis])
+    heard = points_by_slice(solid, axis, grid)
     for index, prompt in heard.items():
-        if 1 in prompt.labels and index not in flat:
+        if index in flat:
+            flat[index] = with_clicks(flat[index], prompt)
+        elif 1 in prompt.labels:
             flat[index] = begun(index, prompt.points, prompt.labels)
     if not flat:
         start = _start(mask, axis, reach, box)
@@ -88,14 +91,17 @@ def follow(
 
 
 def find_whole(prompts: Sequence[ObjectPrompt], grid: Grid, answer: Answer, find: Find) -> Slices:
-    """The object that all of `prompts` mean, by a model that sees volumes. Slices that were prompted keep their own answers.
+    """The object that all of `prompts` mean, by a model that sees volumes. Slices that were prompted keep their own answers, to
+    which points in three dimensions belong that lie on them; where these are empty and nothing else is said, so is the rest.
 
     Raises InputError where prompts lie along different axes, or none says where the object is.
     """
     axis = _axis_of(prompts, grid)
     placed = [(prompt, prompt.plane(grid)) for prompt in prompts]
-    seeds = {plane.index: answer(prompt, plane).logits for prompt, plane in placed if plane is not None}
     solid = [prompt for prompt, plane in placed if plane is None]
+    heard = points_by_slice(solid, axis, grid)
+    flat = [(with_clicks(prompt, heard.get(plane.index)), plane) for prompt, plane in placed if plane is not None]
+    seeds = {plane.index: answer(prompt, plane).logits for prompt, plane in flat}
     points = np.array([point[::-1] for prompt in solid for point in prompt.points], float).reshape(-1, 3) + 0.5
     labels = np.array([label for prompt in solid for label in prompt.labels], int)
     boxes = [np.array(prompt.box).reshape(2, 3)[:, ::-1] for prompt in solid if prompt.box is not None]
@@ -108,6 +114,8 @@ def find_whole(prompts: Sequence[ObjectPrompt], grid: Grid, answer: Answer, find
         sections={index: logits > 0 for index, logits in seeds.items()},
         mask=masks[-1] if masks else None,
     )
+    if seeds and not (boxes or masks or (labels == 1).any() or any(mask.any() for mask in told.sections.values())):
+        return Slices(axis, seeds)
     upright = Upright.of(grid)
     found = upright.back(find(upright.sides(lengths(grid)), upright.told(told)))
     return Slices(axis, _sliced(found, grid, axis) | seeds)
@@ -152,15 +160,22 @@ def _limits(solid: Sequence[ObjectPrompt], grid: Grid, axis: int) -> tuple[Reach
     return reach, flat
 
 
-def _points_by_slice(solid: Sequence[ObjectPrompt], axis: int, count: int) -> dict[int, ObjectPrompt]:
+def points_by_slice(solid: Sequence[ObjectPrompt], axis: int, grid: Grid) -> dict[int, ObjectPrompt]:
     """The points x, y, z as points on their slices."""
-    along, found = 2 - axis, dict[int, tuple[list[tuple[float, ...]], list[int]]]()
+    count, along, found = grid.shape[axis], 2 - axis, dict[int, tuple[list[tuple[float, ...]], list[int]]]()
     for prompt in solid:
         for point, label in zip(prompt.points, prompt.labels, strict=True):
             places, labels = found.setdefault(min(round(point[along]), count - 1), ([], []))
             places.append(tuple(value for i, value in enumerate(point) if i != along))
             labels.append(label)
     return {index: ObjectPrompt(tuple(places), tuple(labels)) for index, (places, labels) in found.items()}
+
+
+def with_clicks(prompt: ObjectPrompt, heard: ObjectPrompt | None) -> ObjectPrompt:
+    """A prompt on a slice, with the points in three dimensions that lie on that slice."""
+    if heard is None:
+        return prompt
+    return replace(prompt, points=prompt.points + heard.points, labels=prompt.labels + heard.labels)
 
 
 def _start(mask: np.ndarray | None, axis: int, reach: Reach, box: tuple[float, ...] | None) -> int:

@@ -168,6 +168,18 @@ def test_objects_become_segments_of_their_own(tmp_path, ct):
     assert all(label.category == LESION for label in back.labels)
 
 
+def test_names_of_any_letters_come_back_beside_the_patients_own(tmp_path, ct):
+    ct.stack(tmp_path / "study", [0, 2, 4], SpecificCharacterSet="ISO_IR 100", PatientName="Müller^Ö")
+    image = read(tmp_path / "study")
+    labels = Labels((Label(1, "肿瘤"), Label(2, r"left\right")))
+    path = write(Mask(blobs(image.grid, (1, 2)), image.grid, labels), tmp_path / "m.dcm", like=image)
+    assert [label.name for label in read_mask(path, like=image).labels] == ["肿瘤", "left/right"]  # a backslash parts values
+    written = pydicom.dcmread(path)
+    assert str(written.PatientName) == "Müller^Ö" and written.SpecificCharacterSet == "ISO_IR 192"
+    plain = write(Mask(blobs(image.grid), image.grid, LABELS), tmp_path / "p.dcm", like=image)
+    assert pydicom.dcmread(plain).SpecificCharacterSet == "ISO_IR 100"
+
+
 def test_images_that_are_no_dicom_or_know_no_patient_space_are_refused_with_the_remedy(tmp_path, ct):
     mask = Mask(np.ones((1, 4, 5), np.uint8), Grid((1, 4, 5), None, 2))
     with pytest.raises(OutputError, match=r"no DICOM.*[Ww]rite nifti"):

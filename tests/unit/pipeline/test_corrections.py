@@ -96,6 +96,27 @@ def test_each_slice_has_its_own_answer_and_propagation_begins_with_them():
     assert np.array_equal(through[1], both[1]) and np.array_equal(through[3], both[3])
 
 
+def test_a_click_in_three_dimensions_corrects_its_own_slice_and_leaves_the_answers_of_others():
+    grey = np.repeat(picture().array, 5, axis=1)
+    one = Session(Image(grey, Grid((5, 30, 50))), WatchedPrompter(), cache=False)
+    one.add(box=(5, 12, 15, 26), slice=1)
+    first = one.add(points=[(9, 17)], labels=[0], slice=1)
+    asked = one.prompter.asked
+    asked.clear()
+    other = one.add(points=[(9, 17, 3)], labels=[0])
+    assert np.array_equal(other[1], first[1])
+    assert not any(each.boxes is not None and each.boxes.tolist() == [[5, 12, 15, 26]] for each in asked)  # not said again
+    asked.clear()
+    same = one.add(points=[(31, 5, 1)])
+    assert asked[0].points.tolist() == [[[9, 17], [31, 5]]] and np.array_equal(asked[0].states[0] > 0, first[1])
+    assert same[1, 5, 31] and not same[1, 17, 9]
+    assert np.array_equal(one.undo(), other) and np.array_equal(one.undo(), first)
+    one.redo()
+    asked.clear()
+    assert one.add(points=[(40, 5)], slice=1)[1, 5, 40]
+    assert asked[0].points.tolist() == [[[9, 17], [40, 5]]] and asked[0].states is not None
+
+
 def test_a_refused_click_leaves_the_answer():
     one = Session(picture(), WatchedPrompter(), cache=False)
     first = one.add(box=(5, 12, 15, 26))

@@ -34,11 +34,18 @@ def test_the_limit_holds_even_for_one_that_is_too_large(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("damage", [b"", b"no archive", b"PK\x03\x04 cut"])
+@pytest.mark.parametrize("damage", [b"", b"no archive", b"PK\x03\x04 cut", "another", "packed"])
 def test_a_damaged_file_counts_as_absent(tmp_path, damage):
-    cache = EmbeddingCache(tmp_path)
+    cache, path = EmbeddingCache(tmp_path), tmp_path / "a.npz"
     cache.keep("a", {"features": ARRAY})
-    (tmp_path / "a.npz").write_bytes(damage)
+    if damage == "another":
+        np.save(tmp_path / "a.npy", ARRAY)
+        damage = (tmp_path / "a.npy").read_bytes()
+    elif damage == "packed":  # a bit of the compression's number has changed
+        whole = bytearray(path.read_bytes())
+        whole[whole.index(b"PK\x01\x02") + 10] ^= 64
+        damage = bytes(whole)
+    path.write_bytes(damage)
     assert cache.recall("a") is None
 
 

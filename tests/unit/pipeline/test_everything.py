@@ -184,6 +184,14 @@ def test_crops_cover_the_picture_and_overlap():
         assert covered.min() == 1 and covered.max() == 4
 
 
+@pytest.mark.parametrize("side, layers", [(5, 2), (20, 3), (135, 4), (399, 5)])
+def test_crops_of_few_pixels_are_none_beyond_the_picture(side, layers):
+    boxes, _ = crop_boxes(side, side, layers, 512 / 1500)
+    assert (boxes[:, :2] < boxes[:, 2:]).all() and boxes.max() == side
+    if side < 30:
+        everything(np.zeros((side, side, 3), np.uint8), Discs, replace(LOOSE, points_per_side=1, crop_n_layers=layers))
+
+
 @pytest.mark.parametrize(
     "wrong",
     [

@@ -1,12 +1,15 @@
 """A session answers on exactly the pixels asked about, remembers what was said, and says clearly what it cannot do."""
 
+from collections import OrderedDict
+
 import numpy as np
 import pytest
 from flood import Flood, FloodPrompter
 
 from vesalius.core.errors import GeometryError, InputError
-from vesalius.core.image import Grid, Image
-from vesalius.core.prompts import ObjectPrompt
+from vesalius.core.image import Grid, Image, Mask
+from vesalius.core.prompts import ObjectPrompt, Plane
+from vesalius.io.files import write
 from vesalius.pipeline.session import Session
 
 ask = Flood.ask
@@ -297,3 +300,56 @@ def test_what_a_session_cannot_be_of_is_refused():
     for window in ((0, float("inf")), (5, 6, 7), (float("nan"), 3)):
         with pytest.raises(InputError, match="not two grey values"):
             session(window=window)
+
+
+def test_a_click_in_three_dimensions_is_heard_on_a_slice_that_was_prompted():
+    grey = np.zeros((7, 30, 50), np.uint8)
+    grey[1:6, 12:26, 5:15], grey[1:6, 12:26, 25:35] = 150, 160
+    image = Image(grey[None], Grid(grey.shape, np.eye(4)[[2, 1, 0, 3]]))
+    one = session(image)
+    one.add(box=(5, 12, 35, 26), slice=3)
+    assert np.array_equal(one.propagate(), grey > 0)
+    assert np.array_equal(one.add(points=[(30, 20, 3)], labels=[0]), grey == 150)
+    joined = one.follow([ObjectPrompt(box=(5, 12, 15, 26), slice=3), ObjectPrompt(points=((30, 20, 3),))])
+    assert np.array_equal(joined.mask(image.grid), grey > 0)
+
+
+def test_the_mask_prompt_of_a_slice_or_a_frame_may_be_a_picture(tmp_path):
+    image = volume("SAR")
+    truth, one = image.array[0] == 200, session(image)
+    for name, drawn in (("m.png", truth[6]), ("m.tiff", truth[6]), ("c.png", truth[:, 5])):
+        write(Mask(drawn[None].astype(np.uint8), Grid((1, *drawn.shape), dims=2)), tmp_path / name)
+    for name in ("m.png", "m.tiff"):
+        assert np.array_equal(one.predict(mask=tmp_path / name, slice=6)[6], truth[6])
+    coronal = {"mask": tmp_path / "c.png", "slice": 5, "axis": "coronal"}
+    assert np.array_equal(one.predict(**coronal)[:, 5], truth[:, 5])
+    for wrong in (coronal | {"axis": "axial"}, {"mask": tmp_path / "m.png"}):
+        with pytest.raises(GeometryError, match="differ in shape"):
+            one.predict(**wrong)
+
+
+def test_a_mask_prompt_of_several_labels_is_no_one_object(tmp_path):
+    labels = LOWER.astype(np.uint8) + 2 * UPPER
+    write(Mask(labels[None], picture().grid), tmp_path / "m.png")
+    for mask in (labels, tmp_path / "m.png"):
+        with pytest.raises(InputError, match="holds 2 labels, and one object is meant"):
+            session().predict(mask=mask)
+    assert np.array_equal(session().predict(mask=255 * LOWER.astype(np.uint8)), LOWER)
+    several = np.zeros((12, 14, 16), np.uint8)
+    several[5:7, 4:10, 3:11], several[7:9, 4:10, 3:11] = 1, 2
+    assert session(volume("SAR")).predict(mask=several, slice=6).sum() == 48  # one label on the slice that is meant
+
+
+def test_a_slice_that_another_thread_lets_go_is_still_answered():
+    one = session(volume("SAR"))
+
+    class Busy(OrderedDict):
+        """Between any two steps another thread looks at another slice."""
+
+        def __contains__(self, plane):
+            there = super().__contains__(plane)
+            self.clear()
+            return there
+
+    one._looks = Busy()
+    assert one.look(Plane(0, 5)).size == one.look(Plane(0, 5)).size == (14, 16)

@@ -50,6 +50,12 @@ def test_between_two_prompts_the_nearer_one_weighs_more():
     assert inside == pytest.approx([1.0, 0.75 * 1 + 0.25 * 2, 1.5, 0.25 * 1 + 0.75 * 2, 2.0, 2.0])
 
 
+def test_where_one_of_two_walks_is_lost_the_other_counts_in_full():
+    looks = {index: Echo(0.9 if index < 9 else 0.1) for index in range(11)}
+    found = propagate(looks.__getitem__, {0: seed(), 10: seed()}, (0, 11))
+    assert sorted(found) == [*range(9), 10] and {float(found[index][5, 15]) for index in found} == {1.0}
+
+
 def test_a_mask_or_its_box_goes_on_alone_where_that_suits_the_model():
     for carry, boxes, states in (("mask", False, True), ("both", True, True)):
         echo = Echo()

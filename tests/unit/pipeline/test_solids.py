@@ -156,6 +156,25 @@ def test_sections_that_are_empty_are_left_out():
     assert torch.equal(found.logits, PRIOR.find(image.array[0], np.ones(3), Told(sections={9: mask[9]})).logits)
 
 
+def test_slices_on_which_nothing_was_found_end_there_and_stop_no_other_object(tmp_path):
+    image, _ = scan()
+    assert not session(image).add(box=(0, 0, 3, 3), slice=2).any()
+    one = session(image)
+    one.add(box=(0, 0, 3, 3), slice=2)
+    assert not one.propagate().any()
+    assert not one.add(points=[(1, 1, 2)], labels=[0]).any()
+
+
+def test_a_click_in_three_dimensions_belongs_to_what_was_said_of_its_slice():
+    image, mask = scan()
+    array = image.array.copy()
+    array[0, :, :, 20:] = np.where(mask[:, :, 20:], 180, 0)
+    one = session(Image(array, image.grid))
+    assert one.add(box=(0, 0, 32, 40), slice=10)[10, 22, 20]
+    found = one.add(points=[(20, 22, 10)], labels=[0])
+    assert np.array_equal(found[10], array[0, 10] == 200)
+
+
 def test_options_about_slices_go_from_slice_to_slice_and_so_do_frames_and_models_without_a_sibling():
     image, _ = scan()
     refuse = SolidPrompter("refuse", None, "none")  # type: ignore[arg-type]

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from vesalius.core.errors import ChannelError
+from vesalius.core.errors import ChannelError, InputError
 from vesalius.core.greys import GreyRule
 from vesalius.core.image import Grid, Image
 from vesalius.core.prompts import Plane
@@ -50,6 +50,24 @@ def test_a_few_bright_pixels_in_the_dark_are_seen():
 def test_an_image_of_two_channels_is_refused():
     with pytest.raises(ChannelError, match="2 channels"):
         View.of(image(np.zeros((2, 1, 3, 4), np.uint8)), None, RULE)
+
+
+def test_three_volumes_are_no_colours_unless_that_is_said():
+    values = np.random.default_rng(0).normal(size=(3, 4, 5, 6)).astype(np.float32)
+    several = Image(values, Grid((4, 5, 6)))
+    with pytest.raises(ChannelError, match="3 channels, and nothing says that they are colours"):
+        View.of(several, None, RULE)
+    assert View.of(replace(several, channels=("red", "green", "blue")), None, RULE).picture(Plane(0, 0)).shape == (5, 6, 3)
+    View.of(Image((values > 0).astype(np.uint8), several.grid), None, RULE)  # RGB voxels of 8 bits
+
+
+def test_what_is_no_number_is_refused_as_readers_do():
+    for odd in (np.nan, np.inf):
+        values = np.ones((1, 1, 3, 4), np.float32)
+        values[0, 0, 1, 2] = odd
+        for window in (None, (0, 2)):
+            with pytest.raises(InputError, match="NaN or infinity"):
+                View.of(image(values), window, RULE)
 
 
 def test_weights_may_window_ct_and_count_the_values_above_zero_alone():
