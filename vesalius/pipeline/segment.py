@@ -30,6 +30,7 @@ from .measure import Amount, amounts, object_count, voxel_counts
 from .memory import Budget
 from .outputs import Outputs, fingerprint
 from .overlay import overlay
+from .pages import Numbered, pages
 from .predictor import Engine, Predictor, load
 from .probabilities import keep_probabilities
 from .tiled import Precision, Slab, tiled
@@ -190,28 +191,35 @@ def segment_image(
     """
     options, task, seconds = options or SegmentOptions(), predictor.task, _Stages()
     image = fit_dims(fit_channels(image, task), task)
-    with seconds("prepare"):
-        small, restore = prepare(image, task.steps)
-    budget = Budget.of(options.max_ram, image, small, restore, task.outputs)
-    logits = tiled(
-        predictor.models,
-        small.array,
-        patch=task.inference.patch,
-        overlap=task.inference.overlap if options.overlap is None else options.overlap,
-        flips=flips_of(task, options.flips),
-        precision=predictor.precision,
-        ram_bytes=budget.tiles,
-        context=task.context,
-        progress=progress,
-    )
-    home = restore.stream(seconds.during("network", logits), max_slices=budget.slices)
-    with seconds("decide"), keep_probabilities(home, restore, task, image, probabilities) as scores:
-        mask = Mask(label_map(scores, restore, task), image.grid, task.labels, image.source, task.instances)
-    with seconds("clean"):
-        mask = clean(mask, task.clean) if task.clean else mask
+    parts, masks = pages(image, task), Numbered()
+    with keep_probabilities(task, image, probabilities) as keep:
+        for z, part in enumerate(parts):
+            with seconds("prepare"):
+                small, restore = prepare(part, task.steps)
+            budget = Budget.of(options.max_ram, image, small, restore, task.outputs)
+            logits = tiled(
+                predictor.models,
+                small.array,
+                patch=task.inference.patch,
+                overlap=task.inference.overlap if options.overlap is None else options.overlap,
+                flips=flips_of(task, options.flips),
+                precision=predictor.precision,
+                ram_bytes=budget.tiles,
+                context=task.context,
+                progress=progress and (lambda done, tiles, z=z: progress(z * tiles + done, len(parts) * tiles)),
+            )
+            home = restore.stream(seconds.during("network", logits), max_slices=budget.slices)
+            with seconds("decide"):
+                array = label_map(keep(home, restore, z), restore, task)
+                mask = Mask(array, part.grid, task.labels, image.source, task.instances)
+            with seconds("clean"):
+                masks.add(clean(mask, task.clean) if task.clean else mask)
+            if z == len(parts) // 2:
+                middle = small.array
+    mask = masks.on(image.grid)
     counts = voxel_counts(mask.array)
     found = amounts(mask, counts), object_count(mask, counts)
-    agreement = measure_agreement(predictor, small.array) if compare and predictor.bf16 else None
+    agreement = measure_agreement(predictor, middle) if compare and predictor.bf16 else None
     return Result(mask, image.notes, seconds.spent, *found, probabilities, agreement)
 
 
