@@ -29,6 +29,7 @@ from .decoding import Peek, begins_as_dicom, decoding, native
 
 NO_IMAGES = {"SEG", "SR", "PR", "KO", "RTSTRUCT", "RTPLAN", "RTDOSE", "REG", "DOC", "FID", "RWV", "AU", "ECG"}
 UNEVEN, UNEVEN_AT_LEAST = 0.25, 3  # share and number of odd steps between slices beyond which no even grid is true
+ASIDE = 0.5  # pixels by which a slice may lie aside of the others
 LISTED = 12  # series, at most, in one message
 INVERTED = {"CR", "DX", "MG", "RG", "RF", "XA", "IO", "PX"}  # where MONOCHROME1 means that bright is dark
 HEADER_TAGS = [
@@ -215,7 +216,7 @@ def _frames(file: Path, header: Any) -> list[Frame]:
             slope, kind = 1, table[0].get("ModalityLUTType")
         with decoding(file, "DICOM"):
             frames.append(Frame(
-                file, index, str(header.get("SOPInstanceUID")),
+                file, index, str(header.get("SOPInstanceUID") or ""),
                 _floats(find("PlanePositionSequence", "ImagePositionPatient"), 3),
                 _floats(find("PlaneOrientationSequence", "ImageOrientationPatient"), 6),
                 _floats(find("PixelMeasuresSequence", "PixelSpacing"), 2),
@@ -246,9 +247,9 @@ def _floats(value: Any, count: int) -> tuple[float, ...] | None:
 
 def _sorted(path: Path, frames: list[Frame]) -> tuple[list[Frame], list[str]]:
     """Frames along the normal; a file that is there twice counts once."""
-    seen: dict[tuple[str, int], Frame] = {}
-    for frame in frames:
-        seen.setdefault((frame.uid, frame.index), frame)
+    seen: dict[Any, Frame] = {}
+    for frame in frames:  # tools that remove names have left slices without a UID, and all with the same
+        seen.setdefault((frame.uid or frame.file, frame.index, frame.position), frame)
     copies = len(frames) - len(seen)
     told = "1 file is a second copy of another; it" if copies == 1 else f"{copies} files are second copies of others; each"
     notes = [f"{told} is taken once"] if copies else []
@@ -304,6 +305,7 @@ def _grid(frames: Sequence[Frame], header: Any) -> tuple[Grid, list[str]]:
         if usual == 0:
             raise GeometryError("all slices lie at one position: they are no volume", fix="give one file at a time")
         step = np.subtract(last.position or 0, first.position) / (along[-1] - along[0]) * usual
+        _require_straight(frames, along, min(first.spacing))
         notes = _unevenness(steps, usual)
     orientation = np.array(first.orientation)
     affine = np.eye(4)
@@ -311,6 +313,16 @@ def _grid(frames: Sequence[Frame], header: Any) -> tuple[Grid, list[str]]:
     affine[:3, 3] = first.position
     affine[:2] *= -1  # LPS -> RAS
     return Grid(shape, affine, dims), notes
+
+
+def _require_straight(frames: Sequence[Frame], along: np.ndarray, pixel_mm: float) -> None:
+    """Raise GeometryError where slices lie aside of the line from the first to the last: no affine holds them."""
+    places = np.array([frame.position for frame in frames])
+    line = places[0] + np.outer((along - along[0]) / (along[-1] - along[0]), places[-1] - places[0])
+    aside = np.linalg.norm(places - line, axis=1)
+    if aside.max() > max(ASIDE * pixel_mm, 0.01):
+        told = f"slices are shifted against each other in their plane, by up to {aside.max():.2f} mm, as of several stacks"
+        raise GeometryError(told, fix="split it into volumes")
 
 
 def _unevenness(steps: np.ndarray, usual: float) -> list[str]:
@@ -332,6 +344,9 @@ def _pixels(header: Any, frames: Sequence[Frame]) -> tuple[tuple[Frame, ...], np
     """Frames kept, their real values (C, Z, Y, X), and notes. Two slices at one place must be alike: one is kept."""
     channels = 3 if int(header.get("SamplesPerPixel", 1)) == 3 or _is_palette(header) else 1
     rescales = {(frame.slope, frame.intercept) for frame in frames}
+    if not any(slope for slope, _ in rescales):  # of some slices, as empty ones of PET, it may be
+        told = "the RescaleSlope is 0, which makes all voxels alike"
+        raise UnreadableFile(told, file=frames[0].file, fix="repair the header")
     whole = all(frame.stored.kind in "ui" for frame in frames)
     at_once = whole and len(rescales) == 1 and all(value.is_integer() for value in next(iter(rescales)))
     dtype = np.result_type(*{frame.stored for frame in frames}) if at_once else np.dtype(np.float32)

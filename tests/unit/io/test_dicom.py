@@ -136,6 +136,29 @@ def test_slices_that_form_no_volume_are_refused(tmp_path, ct):
         read(tmp_path / "c")
 
 
+@pytest.mark.parametrize("shifted", [range(3, 6), range(2, 4)], ids=["two stacks", "some slices"])
+def test_slices_that_lie_aside_of_the_others_are_refused(tmp_path, ct, shifted):
+    """The affine knows the first and the last slice only: it would be sheared, or the others' places lost."""
+    for i in range(6):
+        one = ct.slice(np.full((6, 7), i, np.uint16), 3.0 * i)
+        one.ImagePositionPatient = list(np.array(one.ImagePositionPatient, float) + (12 * ROW if i in shifted else 0))
+        save(one, tmp_path / f"{i}.dcm")
+    with pytest.raises(GeometryError, match=r"shifted against each other in their plane, by up to \d+.\d\d mm.*Split"):
+        read(tmp_path)
+
+
+def test_a_slope_of_nothing_is_refused_unless_it_is_that_of_some_slices(tmp_path):
+    pet = Series("MR")
+    pet.stack(tmp_path / "none", [0, 3], RescaleSlope=0, RescaleIntercept=0)
+    with pytest.raises(UnreadableFile, match="RescaleSlope is 0"):
+        read(tmp_path / "none")
+    (tmp_path / "some").mkdir()
+    for i in (0, 1):
+        one = pet.slice(np.full((6, 7), 5, np.uint16), 3.0 * i, RescaleSlope=2 * i, RescaleIntercept=0)
+        save(one, tmp_path / "some" / f"{i}.dcm")
+    assert read(tmp_path / "some").array[0, :, 0, 0].tolist() == [0, 10]
+
+
 def test_a_fractional_slope_gives_float32_and_may_differ_from_slice_to_slice(tmp_path):
     pet = Series("MR")
     (tmp_path / "study").mkdir()
