@@ -143,6 +143,13 @@ def test_objects_are_numbered_on_from_slice_to_slice(tmp_path):
     assert first | dark | last == set(range(1, len(first) + len(dark) + len(last) + 1)) and len(last) == len(first)
 
 
+def test_names_as_long_as_a_disk_takes_them_are_written(picture_weights, tmp_path):
+    long = (picture(tmp_path / "in" / f"{'x' * 240}.png"), picture(tmp_path / "in" / f"a.{'ä' * 110}.png"))
+    given = {"model": "unet", "weights": picture_weights, "device": "cpu", "overlays": True}
+    segment(tmp_path / "in", tmp_path / "out", **given)
+    assert {file.name for file in (tmp_path / "out").glob("*.png")} == {file.name for file in long}
+
+
 def test_a_chosen_series_is_the_one_case_wherever_in_the_study_it_lies(volume_weights, tmp_path):
     from specimens import dicom_series
 

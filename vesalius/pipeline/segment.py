@@ -155,7 +155,7 @@ def segment(
     predictor = predictor_of(options)
     inputs = inputs_of(input, options, predictor.task)
     outputs = Outputs.of(out, inputs, options.format)
-    outputs.require_use(inputs)
+    outputs.require_use(inputs, Path(input))
     known = outputs.folder.exists()
     outputs.prepare()
     run = _Run(predictor, options, outputs, len(inputs), progress)
