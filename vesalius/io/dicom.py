@@ -30,6 +30,7 @@ from .decoding import Peek, begins_as_dicom, decoding, native
 NO_IMAGES = {"SEG", "SR", "PR", "KO", "RTSTRUCT", "RTPLAN", "RTDOSE", "REG", "DOC", "FID", "RWV", "AU", "ECG"}
 UNEVEN, UNEVEN_AT_LEAST = 0.25, 3  # share and number of odd steps between slices beyond which no even grid is true
 ASIDE = 0.5  # pixels by which a slice may lie aside of the others
+SKEW = 0.05  # by which directions may be no unit vectors: headers round them
 LISTED = 12  # series, at most, in one message
 INVERTED = {"CR", "DX", "MG", "RG", "RF", "XA", "IO", "PX"}  # where MONOCHROME1 means that bright is dark
 HEADER_TAGS = [
@@ -212,6 +213,8 @@ def _frames(file: Path, header: Any) -> list[Frame]:
         kind = find("PixelValueTransformationSequence", "RescaleType")
         thickness = find("PixelMeasuresSequence", "SliceThickness")
         table = header.get("ModalityLUTSequence")
+        if int(header.get("SamplesPerPixel") or 1) == 3 or _is_palette(header):
+            slope = intercept = table = None  # colours are no measurements, whatever a converter copied
         if table:  # in place of a rescale (PS3.3 C.11.1): both at once are not allowed
             slope, kind = 1, table[0].get("ModalityLUTType")
         with decoding(file, "DICOM"):
@@ -283,7 +286,8 @@ def laid(path: Path, frames: Sequence[Frame], header: Any) -> tuple[Stack, Grid,
 def _normal(frame: Frame) -> np.ndarray:
     orientation = np.array(frame.orientation)
     normal = np.cross(orientation[:3], orientation[3:])
-    if not np.linalg.norm(normal) > 0.5:
+    sides = np.linalg.norm([orientation[:3], orientation[3:]], axis=1)
+    if not (np.abs(sides - 1).max() < SKEW and np.linalg.norm(normal) > 1 - SKEW):
         raise GeometryError("the slice orientation is no pair of directions", file=frame.file, fix="repair the header")
     return normal / np.linalg.norm(normal)
 

@@ -223,6 +223,21 @@ def test_colour_becomes_three_channels(tmp_path):
     assert image.channels == ("red", "green", "blue") and image.grid.affine is None and peek(tmp_path / "x.dcm").channels == 3
 
 
+def test_colours_are_not_rescaled_whatever_the_header_carries(tmp_path):
+    colours = np.random.default_rng(0).integers(0, 256, (6, 7, 3), dtype=np.uint8)
+    one = Series("US").slice(colours, RescaleSlope=1, RescaleIntercept=-1024)
+    one.SamplesPerPixel, one.PhotometricInterpretation, one.PlanarConfiguration = 3, "RGB", 0
+    np.testing.assert_array_equal(read(save(one, tmp_path / "a.dcm")).array[:, 0], colours.transpose(2, 0, 1))
+
+
+@pytest.mark.parametrize("turned", [[2, 0, 0, 0, 2, 0], [1, 0, 0, 0.4, 0.92, 0]], ids=["no unit", "no right angle"])
+def test_directions_that_are_none_are_refused(tmp_path, ct, turned):
+    """They would have doubled the size of a pixel, or sheared its rows."""
+    file = save(ct.slice(np.zeros((6, 7), np.uint16), ImageOrientationPatient=turned), tmp_path / "a.dcm")
+    with pytest.raises(GeometryError, match="no pair of directions"):
+        read(file)
+
+
 def test_an_enhanced_object_says_its_places_frame_by_frame(tmp_path, ct):
     values = np.random.default_rng(0).integers(0, 999, (3, 4, 5)).astype(np.uint16)
     one = ct.slice(values[0])
