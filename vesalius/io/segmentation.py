@@ -105,7 +105,12 @@ def _made(path: Path) -> Iterator[None]:
 
 
 def _complete(dataset: Any, grid: Grid) -> Any:
-    """The header of a slice with what a SEG copies from it and tools that remove names take out: empty, as DICOM allows."""
+    """The header of a slice with what a SEG copies from it and tools that remove names take out: empty, as DICOM allows.
+
+    Its texts are UTF-8 from here on: the SEG's labels may need letters that the slice's own character set lacks.
+    """
+    dataset.decode()
+    dataset.SpecificCharacterSet = "ISO_IR 192"
     for name in MAY_BE_EMPTY:
         if name not in dataset:
             setattr(dataset, name, "")

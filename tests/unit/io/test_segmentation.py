@@ -215,6 +215,17 @@ def test_a_series_whose_names_and_dates_were_taken_out_gets_its_segmentation(tmp
     assert seg.PatientID == "" and float(seg.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].SliceThickness) == 2.5
 
 
+@pytest.mark.parametrize("letters, patient", [(None, "A^B"), ("ISO_IR 100", "Jäger"), (["", "ISO 2022 IR 87"], "Yamada=山田")])
+def test_labels_keep_their_letters_whatever_the_character_set_of_the_slices(tmp_path, ct, letters, patient):
+    given = {} if letters is None else {"SpecificCharacterSet": letters}
+    ct.stack(tmp_path / "ct", [0, 2.5, 5], **given, PatientName=patient)
+    image = read(tmp_path / "ct")
+    labels = Labels((Label(1, "肝臓"), Label(2, "Läsion")))
+    write(Mask((image.array[0] > 0).astype(np.uint8), image.grid, labels), tmp_path / "seg.dcm", like=image)
+    assert [label.name for label in read_mask(tmp_path / "seg.dcm", like=image).labels] == ["肝臓", "Läsion"]
+    assert str(pydicom.dcmread(tmp_path / "seg.dcm").PatientName) == patient
+
+
 @pytest.mark.parametrize("uid, said", [("", "no SOPInstanceUID"), ("1.2.3", "share one SOPInstanceUID")])
 def test_slices_that_nothing_can_refer_to_are_read_and_their_segmentation_refused(tmp_path, ct, uid, said):
     ct.stack(tmp_path / "ct", [0, 2.5, 5])
