@@ -32,7 +32,7 @@ UNEVEN, UNEVEN_AT_LEAST = 0.25, 3  # share and number of odd steps between slice
 ASIDE = 0.5  # pixels by which a slice may lie aside of the others
 SKEW = 0.05  # by which directions may be no unit vectors: headers round them
 LISTED = 12  # series, at most, in one message
-INVERTED = {"CR", "DX", "MG", "RG", "RF", "XA", "IO", "PX"}  # where MONOCHROME1 means that bright is dark
+STACKED = {"CT", "MR", "PT", "NM"}  # whose values are measured: MONOCHROME1 says how to show them, elsewhere that bright is dark
 HEADER_TAGS = [
     "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "SeriesDescription", "Modality", "ImageType", "Rows", "Columns",
     "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "BitsStored", "BitsAllocated", "PixelRepresentation",
@@ -355,7 +355,8 @@ def _pixels(header: Any, frames: Sequence[Frame]) -> tuple[tuple[Frame, ...], np
     at_once = whole and len(rescales) == 1 and all(value.is_integer() for value in next(iter(rescales)))
     dtype = np.result_type(*{frame.stored for frame in frames}) if at_once else np.dtype(np.float32)
     array = np.empty((channels, len(frames), int(header.Rows), int(header.Columns)), dtype)
-    invert = header.get("PhotometricInterpretation") == "MONOCHROME1" and header.get("Modality") in INVERTED
+    negative, modality = header.get("PhotometricInterpretation") == "MONOCHROME1", header.get("Modality")
+    invert = negative and modality and modality not in STACKED
     slot = {(frame.file, frame.index): z for z, frame in enumerate(frames)}
     for file in dict.fromkeys(frame.file for frame in frames):
         for index, pixels in enumerate(_decoded(file, header)):
@@ -374,6 +375,8 @@ def _pixels(header: Any, frames: Sequence[Frame]) -> tuple[tuple[Frame, ...], np
     elif array.dtype == np.uint16 and all(frame.bits <= 8 for frame in frames) and array.max() <= 255:
         array = array.astype(np.uint8)  # 8 bits in a container of 16: what the picture is, not how it is kept
     notes = ["MONOCHROME1: bright was stored as dark, values are inverted"] if invert else []
+    if negative and not modality:
+        notes.append("MONOCHROME1: bright may be stored as dark, but of no modality nobody knows; values are taken as stored")
     doubles = _doubles(frames)
     if not doubles:
         return tuple(frames), array, notes

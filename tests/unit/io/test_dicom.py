@@ -206,11 +206,17 @@ def test_one_file_is_a_picture_on_its_plane(tmp_path, ct):
     assert case_name(tmp_path / "IM0001") == "IM0001"
 
 
-def test_a_radiograph_stored_in_the_negative_is_turned_and_said(tmp_path):
-    one = Series("CR").slice(np.array([[0, 10], [200, 255]], np.uint8), PhotometricInterpretation="MONOCHROME1")
+@pytest.mark.parametrize("modality", ["CR", "DR", "OT", "US"])
+def test_a_picture_stored_in_the_negative_is_turned_and_said(tmp_path, modality):
+    stored = np.array([[0, 10], [200, 255]], np.uint8)
+    one = Series("CR").slice(stored, PhotometricInterpretation="MONOCHROME1", Modality=modality)
     image = read(save(one, tmp_path / "x.dcm"))
     np.testing.assert_array_equal(image.array[0, 0], [[255, 245], [55, 0]])
     assert "MONOCHROME1" in image.notes[0]
+    for measured, said in (("MR", 0), ("", 1)):
+        one.Modality = measured
+        image = read(save(one, tmp_path / "x.dcm"))
+        assert (image.array[0, 0] == stored).all() and len(image.notes) == said
 
 
 def test_colour_becomes_three_channels(tmp_path):
