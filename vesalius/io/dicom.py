@@ -11,7 +11,6 @@ all become a list of `Frame`. No message quotes a field that could name a patien
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from ..core.errors import GeometryError, InputError, UnreadableFile, unknown_name
 from ..core.image import Grid, Image, Source
-from .decoding import Peek, begins_as_dicom, decoding, native
+from .decoding import Peek, begins_as_dicom, decoding, files_below, native
 
 NO_IMAGES = {"SEG", "SR", "PR", "KO", "RTSTRUCT", "RTPLAN", "RTDOSE", "REG", "DOC", "FID", "RWV", "AU", "ECG"}
 UNEVEN, UNEVEN_AT_LEAST = 0.25, 3  # share and number of odd steps between slices beyond which no even grid is true
@@ -116,7 +115,8 @@ def _organised(path: Path, series: str | None) -> tuple[Any, Stack, Grid, list[s
 def _headers(path: Path) -> tuple[list[tuple[Path, Any]], list[str]]:
     """(file, header) of every image below `path`, with notes on the objects left out; UnreadableFile if none is left."""
     single = path.is_file()
-    files = [path] if single else list(_candidates(path))
+    with decoding(path, "DICOM"):
+        files = [path] if single else list(_candidates(path))
     found: list[tuple[Path, Any]] = []
     left_out: Counter[str] = Counter()
     for file in files:
@@ -151,16 +151,13 @@ def open_dicom(file: Path, **options: Any) -> Any:
 
 def _candidates(folder: Path) -> Iterator[Path]:
     """Visible files below the folder that are DICOM by their first bytes; any other .dcm is taken as well, to fail aloud."""
-    for root, folders, names in os.walk(folder):
-        folders[:] = sorted(each for each in folders if not each.startswith("."))
-        for name in sorted(names):
-            file = Path(root, name)
-            if name.startswith(".") or name.upper() == "DICOMDIR":
-                continue
-            with decoding(file, "DICOM"):
-                begins = begins_as_dicom(file)
-            if begins or file.suffix.lower() in (".dcm", ".dicom"):
-                yield file
+    for file in files_below(folder):
+        if file.name.upper() == "DICOMDIR":
+            continue
+        with decoding(file, "DICOM"):
+            begins = begins_as_dicom(file)
+        if begins or file.suffix.lower() in (".dcm", ".dicom"):
+            yield file
 
 
 def _chosen(path: Path, headers: list[tuple[Path, Any]], series: str | None) -> list[tuple[Path, Any]]:

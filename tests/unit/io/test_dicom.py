@@ -76,6 +76,18 @@ def test_several_series_are_listed_until_one_is_chosen(tmp_path):
     assert find_inputs(tmp_path / "study") == [tmp_path / "study" / "a", tmp_path / "study" / "b"]
 
 
+def test_linked_folders_are_read_as_others_and_each_once(tmp_path, ct):
+    ct.stack(tmp_path / "archive", [0, 2, 4])
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / "linked").symlink_to(tmp_path / "archive")
+    (tmp_path / "study" / "around").symlink_to(tmp_path / "study")
+    image = read(tmp_path / "study")
+    assert image.array.shape[1] == 3 and not image.notes
+    Series("CT").stack(tmp_path / "study" / "other", [0, 2])
+    with pytest.raises(InputError, match="2 series are here"):  # the linked one went missing in silence
+        read(tmp_path / "study")
+
+
 def test_localizers_and_reports_are_left_out_and_that_is_said(tmp_path, ct):
     ct.stack(tmp_path / "study", [0, 1, 2])
     scout = Series("CT").slice(np.zeros((9, 9), np.uint16), ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
