@@ -143,6 +143,14 @@ def test_objects_are_numbered_on_from_slice_to_slice(tmp_path):
     assert first | dark | last == set(range(1, len(first) + len(dark) + len(last) + 1)) and len(last) == len(first)
 
 
+def test_numbered_pictures_that_become_the_channels_of_one_are_told(picture_weights, tmp_path):
+    for i in range(3):
+        picture(tmp_path / "in" / f"cell_{i:04d}.png", mode="L", seed=i)
+    summary = segment(tmp_path / "in", tmp_path / "out", model="unet", weights=picture_weights, device="cpu", report=False)
+    assert [case.name for case in summary.cases] == ["cell"]
+    assert "_0000 to _0002 are read as the channels red, green, blue of one case" in summary.notes[0]
+
+
 def test_names_as_long_as_a_disk_takes_them_are_written(picture_weights, tmp_path):
     long = (picture(tmp_path / "in" / f"{'x' * 240}.png"), picture(tmp_path / "in" / f"a.{'ä' * 110}.png"))
     given = {"model": "unet", "weights": picture_weights, "device": "cpu", "overlays": True}

@@ -27,7 +27,7 @@ def explain(input: str | Path, out: str | Path, options: SegmentOptions) -> str:
     outputs = Outputs.of(out, inputs, options.format)
     image = read(inputs[0], series=options.series)
     lines = [*explain_image(image, predictor, options), ("write", f"{outputs.mask_path(image)}, on the image's own grid")]
-    lines += [("", f"note: {note}") for note in (*said_of(input, inputs), *predictor.notes)]
+    lines += [("", f"note: {note}") for note in (*said_of(input, inputs, predictor.task), *predictor.notes)]
     if len(inputs) > 1:
         lines.append(("", f"and so for {len(inputs) - 1} more cases"))
     width = max(len(step) for step, _ in lines)

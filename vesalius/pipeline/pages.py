@@ -41,13 +41,12 @@ class Numbered:
 
     def add(self, mask: Mask) -> None:
         """The next one; objects are numbered on. Raises InputError where that takes more than 16 bits."""
-        if mask.instances and self.masks:
-            top = int(mask.array.max())
-            if self.count + top > MOST_OBJECTS:
-                told = f"{self.count + top} objects are more than a 16-bit mask can number"
+        if mask.instances:
+            before, self.count = self.count, self.count + int(mask.array.max())
+            if self.count > MOST_OBJECTS:
+                told = f"{self.count} objects are more than a 16-bit mask can number"
                 raise InputError(told, fix="segment parts of the image")
-            mask = replace(mask, array=np.where(mask.array > 0, mask.array + np.uint16(self.count), mask.array))
-        self.count = max(self.count, int(mask.array.max()))
+            mask = replace(mask, array=np.where(mask.array > 0, mask.array + np.uint16(before), mask.array)) if before else mask
         self.masks.append(mask)
 
     def on(self, grid: Grid) -> Mask:

@@ -171,7 +171,7 @@ def segment(
                 raise
             cases.append(Case(case_name(path), "failed", error=_in_words(error)))
     summary = run.summary(cases)
-    summary = replace(summary, notes=(*said_of(input, inputs), *summary.notes))
+    summary = replace(summary, notes=(*said_of(input, inputs, predictor.task), *summary.notes))
     return replace(summary, report=write_report(summary, outputs)) if options.report else summary
 
 
@@ -237,10 +237,16 @@ def inputs_of(input: str | Path, options: SegmentOptions, task: Task) -> list[In
     return find_inputs(input, channels=len(task.channels))
 
 
-def said_of(input: str | Path, inputs: Sequence[Input]) -> tuple[str, ...]:
-    """That DICOM files of a folder were taken as pictures, each a case, which a reader of series may not expect."""
+def said_of(input: str | Path, inputs: Sequence[Input], task: Task) -> tuple[str, ...]:
+    """That numbered files were taken as channels, or DICOM files of a folder as pictures, each a case, where a reader may expect
+    pictures or series.
+    """
     if not Path(input).is_dir():
         return ()
+    if together := sum(isinstance(path, tuple) for path in inputs):
+        cases = "one case" if together == 1 else f"{together} cases"
+        named = f"_0000 to _{len(task.channels) - 1:04d} are read as the channels {', '.join(task.channels)}"
+        return (f"files that end in {named} of {cases}; pictures of their own need other names",)
     found = [path for path in inputs if isinstance(path, Path) and path.is_file() and is_dicom(path)]
     one, many = "a DICOM file is a picture, such as an X-ray,", f"{len(found)} DICOM files are pictures, such as X-rays,"
     told = one if len(found) == 1 else many
