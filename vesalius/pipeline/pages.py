@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -22,6 +22,11 @@ def pages(image: Image, task: Task) -> Sequence[Image]:
     if task.dims == 3 or image.grid.dims == 2:
         return [image]
     return [replace(image, array=image.array[:, z : z + 1], grid=_page(image.grid, z)) for z in range(image.grid.shape[0])]
+
+
+def of_all(progress: Callable[[int, int], None], z: int, count: int) -> Callable[[int, int], None]:
+    """`progress` of all `count` slices, as that of slice `z` is told; all have as many tiles."""
+    return lambda done, tiles: progress(z * tiles + done, count * tiles)
 
 
 def _page(grid: Grid, z: int) -> Grid:

@@ -30,7 +30,7 @@ from .measure import Amount, amounts, object_count, voxel_counts
 from .memory import Budget
 from .outputs import Outputs, fingerprint
 from .overlay import overlay
-from .pages import Numbered, pages
+from .pages import Numbered, of_all, pages
 from .predictor import Engine, Predictor, load
 from .probabilities import keep_probabilities
 from .tiled import Precision, Slab, tiled
@@ -206,7 +206,7 @@ def segment_image(
                 precision=predictor.precision,
                 ram_bytes=budget.tiles,
                 context=task.context,
-                progress=progress and (lambda done, tiles, z=z: progress(z * tiles + done, len(parts) * tiles)),
+                progress=progress and of_all(progress, z, len(parts)),
             )
             home = restore.stream(seconds.during("network", logits), max_slices=budget.slices)
             with seconds("decide"):
