@@ -247,6 +247,17 @@ def test_a_format_that_cannot_hold_what_is_prompted_is_refused_before_the_model_
     assert refused(run(*words, "-o", tmp_path / "out"), "case.nii.gz", "one slice") and not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("out", ["", "mask.png"])
+def test_masks_among_the_photographs_are_refused_the_first_time(out, run, tmp_path, picture_weights, computed):
+    """The second run took a.png for another image of the name a.jpg."""
+    photos = picture(tmp_path / "photos" / "a.jpg").parent
+    words = ["segment", photos, "-o", photos / out, "--model", "unet", "--weights", picture_weights]
+    assert refused(run(*words), "among the images", "name an output folder of its own") and not computed
+    assert [file.name for file in photos.iterdir()] == ["a.jpg"]
+    run("segment", photos / "a.jpg", *words[2:], "--no-report")  # one image by its name is another matter
+    assert (photos / (out or "a.png")).is_file()
+
+
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="there is no place here in which no folder can be made")
 @pytest.mark.parametrize("out", ["study", "study/out", "study/out/mask.nii.gz"])
 def test_an_output_inside_the_dicom_folder_that_is_read_is_refused_the_first_time(out, run, tmp_path, volume_weights, computed):

@@ -3,12 +3,14 @@
 import errno
 import json
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from specimens import picture, volume
+from PIL import Image as Picture
+from specimens import picture, save_tiny, volume
 
 from vesalius.core.errors import ChannelError, GeometryError, InputError, OutputError
 from vesalius.io.files import read, read_mask
@@ -19,7 +21,9 @@ from vesalius.pipeline.segment import SegmentOptions, segment, segment_image
 from vesalius.pipeline.tiled import tiled
 from vesalius.tasks.catalog import TASKS
 from vesalius.tasks.decide import decide
-from vesalius.transforms.spatial import prepare
+from vesalius.transforms.clean import KeepLargest, RemoveSmall
+from vesalius.transforms.intensity import Percentile
+from vesalius.transforms.spatial import Resample, prepare
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 MRI = next((EXAMPLES / "hippocampus" / "images").glob("*.nii.gz"))
@@ -103,6 +107,55 @@ def test_a_volume_given_to_a_task_of_pictures_is_segmented_slice_by_slice_and_th
     assert any("each of its 3 slices" in note for note in found.notes)
     tifffile.imwrite(tmp_path / "second.tif", pages[1], photometric="minisblack")
     np.testing.assert_array_equal(found.mask.array[1], segment_image(read(tmp_path / "second.tif"), predictor).mask.array[0])
+
+
+def test_slices_of_a_volume_are_prepared_cleaned_and_kept_as_the_pictures_that_they_are(tmp_path):
+    import nibabel
+
+    steps = (Resample(spacing_mm=(5.0, 1.0, 1.0)), Percentile())  # the first of a picture's three sizes means nothing
+    weights = save_tiny(tmp_path / "tiny.safetensors", dims=2, channels=("grey",), steps=steps)
+    predictor = load("unet", weights=weights, device="cpu", precision="fp32")
+    limits = (RemoveSmall(min_area_px=9), KeepLargest())
+    predictor = replace(predictor, task=predictor.task.model_copy(update={"clean": limits}))
+    case = volume(tmp_path / "case.nii.gz", size=(30, 28, 4), spacing_mm=(0.8, 0.8, 2.0))
+    voxels = np.asarray(nibabel.load(case).dataobj) // np.array([1, 8, 1, 1])  # one slice is eight times as dark
+    volume(case, size=(30, 28, 4), spacing_mm=(0.8, 0.8, 2.0), values=voxels)
+    found = segment_image(read(case), predictor, probabilities=tmp_path / "scores.nii.gz")
+    scores = nibabel.load(tmp_path / "scores.nii.gz").get_fdata()
+    assert found.mask.grid.same_as(read(case).grid) and scores.shape == (30, 28, 4, 3)
+    np.testing.assert_allclose(scores.sum(axis=3), 1, atol=2e-3)
+    for z in range(4):
+        page = volume(tmp_path / f"{z}.nii.gz", size=(30, 28, 1), spacing_mm=(0.8, 0.8, 2.0), values=voxels[:, :, z : z + 1])
+        alone = segment_image(read(page), predictor, probabilities=tmp_path / f"scores_{z}.npz")
+        np.testing.assert_array_equal(found.mask.array[z], alone.mask.array[0])
+        kept = np.load(tmp_path / f"scores_{z}.npz")["probabilities"][:, 0]
+        np.testing.assert_allclose(scores[:, :, z].T, kept, atol=1e-3)
+
+
+def test_objects_are_numbered_on_from_slice_to_slice(tmp_path):
+    import tifffile
+
+    grey = np.asarray(Picture.open(NUCLEI).convert("L"))[:128, :128] * np.uint16(200)
+    tifffile.imwrite(tmp_path / "stack.tif", np.stack([grey, grey // 10, 0 * grey, grey]), photometric="minisblack")
+    found = segment_image(read(tmp_path / "stack.tif"), load("nuclei", device="cpu", precision="fp32"))
+    first, dark, empty, last = (set(np.unique(page)) - {0} for page in found.mask.array)
+    assert len(first) > 1 and not empty and len(dark) == len(first)  # each by its own grey values
+    assert first | dark | last == set(range(1, len(first) + len(dark) + len(last) + 1)) and len(last) == len(first)
+
+
+def test_numbered_pictures_that_become_the_channels_of_one_are_told(picture_weights, tmp_path):
+    for i in range(3):
+        picture(tmp_path / "in" / f"cell_{i:04d}.png", mode="L", seed=i)
+    summary = segment(tmp_path / "in", tmp_path / "out", model="unet", weights=picture_weights, device="cpu", report=False)
+    assert [case.name for case in summary.cases] == ["cell"]
+    assert "_0000 to _0002 are read as the channels red, green, blue of one case" in summary.notes[0]
+
+
+def test_names_as_long_as_a_disk_takes_them_are_written(picture_weights, tmp_path):
+    long = (picture(tmp_path / "in" / f"{'x' * 240}.png"), picture(tmp_path / "in" / f"a.{'ä' * 110}.png"))
+    given = {"model": "unet", "weights": picture_weights, "device": "cpu", "overlays": True}
+    segment(tmp_path / "in", tmp_path / "out", **given)
+    assert {file.name for file in (tmp_path / "out").glob("*.png")} == {file.name for file in long}
 
 
 def test_a_chosen_series_is_the_one_case_wherever_in_the_study_it_lies(volume_weights, tmp_path):

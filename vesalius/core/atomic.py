@@ -20,10 +20,10 @@ def atomic(path: str | Path) -> Iterator[Path]:
     Raises OutputError for a full disk or a place that may not be written.
     """
     path = Path(path)
-    suffix = "".join(path.suffixes[-2:])
+    suffix = "".join(path.suffixes[-2:] if path.suffix.lower() == ".gz" else path.suffixes[-1:])
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name.split('.')[0]}-", suffix=f".part{suffix}", dir=path.parent)
+        handle, name = tempfile.mkstemp(prefix=_hidden(path), suffix=f".part{suffix}", dir=path.parent)
     except OSError as error:
         raise output_error(error, path) from error
     os.close(handle)
@@ -50,7 +50,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=f".{path.name}-", suffix=".part", dir=path.parent))
+        part = Path(tempfile.mkdtemp(prefix=_hidden(path), suffix=".part", dir=path.parent))
     except OSError as error:
         raise output_error(error, path) from error
     try:
@@ -79,6 +79,11 @@ def output_error(error: OSError, path: Path) -> Exception:
         problem = "a file stands where a folder is needed, or the other way round"
         return OutputError(problem, file=path, fix="choose another output")
     return error
+
+
+def _hidden(path: Path) -> str:
+    """How the temporary name begins: cut, since what is added must not make it longer than a disk takes."""
+    return f".{path.name.split('.')[0][:32]}-"
 
 
 def _umask() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -68,6 +69,22 @@ def begins_as_dicom(path: Path) -> bool:
 def _damaged(path: Path, what: str, error: Exception) -> UnreadableFile:
     fix = "copy it again from where it came, or check that the name says what the file is"
     return UnreadableFile(f"this is no whole {what} file: damaged or cut short ({type(error).__name__})", file=path, fix=fix)
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """Its visible files and those of visible folders below, linked ones too, each folder once; by name. Raises OSError."""
+    seen: set[str] = set()
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    for root, folders, names in os.walk(folder, followlinks=True, onerror=refuse):
+        if (real := os.path.realpath(root)) in seen:  # a link to a folder that was walked through, perhaps around this very one
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(each for each in folders if not each.startswith("."))
+        yield from (Path(root, name) for name in sorted(names) if not name.startswith("."))
 
 
 def require_bytes(path: Path) -> None:

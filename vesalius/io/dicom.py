@@ -11,7 +11,6 @@ all become a list of `Frame`. No message quotes a field that could name a patien
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -25,12 +24,14 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from ..core.errors import GeometryError, InputError, UnreadableFile, unknown_name
 from ..core.image import Grid, Image, Source
-from .decoding import Peek, begins_as_dicom, decoding, native
+from .decoding import Peek, begins_as_dicom, decoding, files_below, native
 
 NO_IMAGES = {"SEG", "SR", "PR", "KO", "RTSTRUCT", "RTPLAN", "RTDOSE", "REG", "DOC", "FID", "RWV", "AU", "ECG"}
 UNEVEN, UNEVEN_AT_LEAST = 0.25, 3  # share and number of odd steps between slices beyond which no even grid is true
+ASIDE = 0.5  # pixels by which a slice may lie aside of the others
+SKEW = 0.05  # by which directions may be no unit vectors: headers round them
 LISTED = 12  # series, at most, in one message
-INVERTED = {"CR", "DX", "MG", "RG", "RF", "XA", "IO", "PX"}  # where MONOCHROME1 means that bright is dark
+STACKED = {"CT", "MR", "PT", "NM"}  # whose values are measured: MONOCHROME1 says how to show them, elsewhere that bright is dark
 HEADER_TAGS = [
     "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "SeriesDescription", "Modality", "ImageType", "Rows", "Columns",
     "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "BitsStored", "BitsAllocated", "PixelRepresentation",
@@ -114,7 +115,8 @@ def _organised(path: Path, series: str | None) -> tuple[Any, Stack, Grid, list[s
 def _headers(path: Path) -> tuple[list[tuple[Path, Any]], list[str]]:
     """(file, header) of every image below `path`, with notes on the objects left out; UnreadableFile if none is left."""
     single = path.is_file()
-    files = [path] if single else list(_candidates(path))
+    with decoding(path, "DICOM"):
+        files = [path] if single else list(_candidates(path))
     found: list[tuple[Path, Any]] = []
     left_out: Counter[str] = Counter()
     for file in files:
@@ -149,16 +151,13 @@ def open_dicom(file: Path, **options: Any) -> Any:
 
 def _candidates(folder: Path) -> Iterator[Path]:
     """Visible files below the folder that are DICOM by their first bytes; any other .dcm is taken as well, to fail aloud."""
-    for root, folders, names in os.walk(folder):
-        folders[:] = sorted(each for each in folders if not each.startswith("."))
-        for name in sorted(names):
-            file = Path(root, name)
-            if name.startswith(".") or name.upper() == "DICOMDIR":
-                continue
-            with decoding(file, "DICOM"):
-                begins = begins_as_dicom(file)
-            if begins or file.suffix.lower() in (".dcm", ".dicom"):
-                yield file
+    for file in files_below(folder):
+        if file.name.upper() == "DICOMDIR":
+            continue
+        with decoding(file, "DICOM"):
+            begins = begins_as_dicom(file)
+        if begins or file.suffix.lower() in (".dcm", ".dicom"):
+            yield file
 
 
 def _chosen(path: Path, headers: list[tuple[Path, Any]], series: str | None) -> list[tuple[Path, Any]]:
@@ -211,11 +210,13 @@ def _frames(file: Path, header: Any) -> list[Frame]:
         kind = find("PixelValueTransformationSequence", "RescaleType")
         thickness = find("PixelMeasuresSequence", "SliceThickness")
         table = header.get("ModalityLUTSequence")
+        if int(header.get("SamplesPerPixel") or 1) == 3 or _is_palette(header):
+            slope = intercept = table = None  # colours are no measurements, whatever a converter copied
         if table:  # in place of a rescale (PS3.3 C.11.1): both at once are not allowed
             slope, kind = 1, table[0].get("ModalityLUTType")
         with decoding(file, "DICOM"):
             frames.append(Frame(
-                file, index, str(header.get("SOPInstanceUID")),
+                file, index, str(header.get("SOPInstanceUID") or ""),
                 _floats(find("PlanePositionSequence", "ImagePositionPatient"), 3),
                 _floats(find("PlaneOrientationSequence", "ImageOrientationPatient"), 6),
                 _floats(find("PixelMeasuresSequence", "PixelSpacing"), 2),
@@ -246,9 +247,9 @@ def _floats(value: Any, count: int) -> tuple[float, ...] | None:
 
 def _sorted(path: Path, frames: list[Frame]) -> tuple[list[Frame], list[str]]:
     """Frames along the normal; a file that is there twice counts once."""
-    seen: dict[tuple[str, int], Frame] = {}
-    for frame in frames:
-        seen.setdefault((frame.uid, frame.index), frame)
+    seen: dict[Any, Frame] = {}
+    for frame in frames:  # tools that remove names have left slices without a UID, and all with the same
+        seen.setdefault((frame.uid or frame.file, frame.index, frame.position), frame)
     copies = len(frames) - len(seen)
     told = "1 file is a second copy of another; it" if copies == 1 else f"{copies} files are second copies of others; each"
     notes = [f"{told} is taken once"] if copies else []
@@ -282,7 +283,8 @@ def laid(path: Path, frames: Sequence[Frame], header: Any) -> tuple[Stack, Grid,
 def _normal(frame: Frame) -> np.ndarray:
     orientation = np.array(frame.orientation)
     normal = np.cross(orientation[:3], orientation[3:])
-    if not np.linalg.norm(normal) > 0.5:
+    sides = np.linalg.norm([orientation[:3], orientation[3:]], axis=1)
+    if not (np.abs(sides - 1).max() < SKEW and np.linalg.norm(normal) > 1 - SKEW):
         raise GeometryError("the slice orientation is no pair of directions", file=frame.file, fix="repair the header")
     return normal / np.linalg.norm(normal)
 
@@ -304,6 +306,7 @@ def _grid(frames: Sequence[Frame], header: Any) -> tuple[Grid, list[str]]:
         if usual == 0:
             raise GeometryError("all slices lie at one position: they are no volume", fix="give one file at a time")
         step = np.subtract(last.position or 0, first.position) / (along[-1] - along[0]) * usual
+        _require_straight(frames, along, min(first.spacing))
         notes = _unevenness(steps, usual)
     orientation = np.array(first.orientation)
     affine = np.eye(4)
@@ -311,6 +314,16 @@ def _grid(frames: Sequence[Frame], header: Any) -> tuple[Grid, list[str]]:
     affine[:3, 3] = first.position
     affine[:2] *= -1  # LPS -> RAS
     return Grid(shape, affine, dims), notes
+
+
+def _require_straight(frames: Sequence[Frame], along: np.ndarray, pixel_mm: float) -> None:
+    """Raise GeometryError where slices lie aside of the line from the first to the last: no affine holds them."""
+    places = np.array([frame.position for frame in frames])
+    line = places[0] + np.outer((along - along[0]) / (along[-1] - along[0]), places[-1] - places[0])
+    aside = np.linalg.norm(places - line, axis=1)
+    if aside.max() > max(ASIDE * pixel_mm, 0.01):
+        told = f"slices are shifted against each other in their plane, by up to {aside.max():.2f} mm, as of several stacks"
+        raise GeometryError(told, fix="split it into volumes")
 
 
 def _unevenness(steps: np.ndarray, usual: float) -> list[str]:
@@ -332,11 +345,15 @@ def _pixels(header: Any, frames: Sequence[Frame]) -> tuple[tuple[Frame, ...], np
     """Frames kept, their real values (C, Z, Y, X), and notes. Two slices at one place must be alike: one is kept."""
     channels = 3 if int(header.get("SamplesPerPixel", 1)) == 3 or _is_palette(header) else 1
     rescales = {(frame.slope, frame.intercept) for frame in frames}
+    if not any(slope for slope, _ in rescales):  # of some slices, as empty ones of PET, it may be
+        told = "the RescaleSlope is 0, which makes all voxels alike"
+        raise UnreadableFile(told, file=frames[0].file, fix="repair the header")
     whole = all(frame.stored.kind in "ui" for frame in frames)
     at_once = whole and len(rescales) == 1 and all(value.is_integer() for value in next(iter(rescales)))
     dtype = np.result_type(*{frame.stored for frame in frames}) if at_once else np.dtype(np.float32)
     array = np.empty((channels, len(frames), int(header.Rows), int(header.Columns)), dtype)
-    invert = header.get("PhotometricInterpretation") == "MONOCHROME1" and header.get("Modality") in INVERTED
+    negative, modality = header.get("PhotometricInterpretation") == "MONOCHROME1", header.get("Modality")
+    invert = negative and modality and modality not in STACKED
     slot = {(frame.file, frame.index): z for z, frame in enumerate(frames)}
     for file in dict.fromkeys(frame.file for frame in frames):
         for index, pixels in enumerate(_decoded(file, header)):
@@ -355,6 +372,8 @@ def _pixels(header: Any, frames: Sequence[Frame]) -> tuple[tuple[Frame, ...], np
     elif array.dtype == np.uint16 and all(frame.bits <= 8 for frame in frames) and array.max() <= 255:
         array = array.astype(np.uint8)  # 8 bits in a container of 16: what the picture is, not how it is kept
     notes = ["MONOCHROME1: bright was stored as dark, values are inverted"] if invert else []
+    if negative and not modality:
+        notes.append("MONOCHROME1: bright may be stored as dark, but of no modality nobody knows; values are taken as stored")
     doubles = _doubles(frames)
     if not doubles:
         return tuple(frames), array, notes

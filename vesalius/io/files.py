@@ -29,7 +29,7 @@ from ..core.errors import (
     unknown_name,
 )
 from ..core.image import Grid, Image, Mask, Source
-from .decoding import Peek, checked, decoding, native
+from .decoding import Peek, checked, decoding, files_below, native
 from .dicom import read_dicom
 from .formats import FORMATS, OUTPUTS, SUFFIXES, WRITERS, format_of, is_dicom, is_placed, output_of, suffix_of
 from .projections import pictures_among
@@ -206,7 +206,7 @@ def content_hash(path: PathLike | tuple[Path, ...]) -> str:
         _require_every_channel(path)
     for root in [Path(each) for each in path] if isinstance(path, tuple) else [Path(path)]:
         with decoding(root, "image"):
-            files = sorted(_files_below(root)) if root.is_dir() else [root]
+            files = sorted(files_below(root)) if root.is_dir() else [root]
         for file in files:
             if file != root:
                 digest.update(os.fsencode(file.relative_to(root)))
@@ -347,18 +347,10 @@ def _visible(folder: Path) -> Iterator[Path]:
     return (entry for entry in folder.iterdir() if not entry.name.startswith("."))
 
 
-def _files_below(folder: Path) -> Iterator[Path]:
-    for entry in sorted(_visible(folder)):
-        if entry.is_dir():
-            yield from _files_below(entry)
-        else:
-            yield entry
-
-
 def _holds_dicom(folder: Path) -> bool:
     """Whether a file below says so; a folder that may not be read counts, to be told when its turn comes."""
     try:
-        return any(is_dicom(file) for file in _files_below(folder))
+        return any(is_dicom(file) for file in files_below(folder))
     except PermissionError:
         return True
 

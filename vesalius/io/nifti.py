@@ -137,7 +137,8 @@ def _raw_header(path: Path) -> Any:
 
 def _voxels(path: Path, header: Any) -> np.ndarray:
     """(i, j, k, ...) in the file's own order, unscaled: mapped from .nii, decompressed into one buffer from .nii.gz."""
-    dtype, shape, offset = header.get_data_dtype(), header.get_data_shape(), int(header["vox_offset"])
+    dtype, shape = header.get_data_dtype(), header.get_data_shape()
+    offset = max(int(header["vox_offset"]), header.single_vox_offset)  # 0 where a writer left it out, as ITK has it
     if not path.name.lower().endswith(".gz"):
         return np.memmap(path, dtype, "c", offset, shape, "F")
     size = offset + int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
@@ -160,7 +161,12 @@ def _inflated(path: Path, buffer: np.ndarray) -> bool:
 
 
 def _channels_last(raw: np.ndarray, path: Path, notes: list[str]) -> np.ndarray:
-    """(i, j, k, C) from 2 to 5 dimensions; an RGB voxel becomes three channels, an opaque alpha is dropped with a note."""
+    """(i, j, k, C) from 2 to 5 dimensions; an RGB voxel becomes three channels, an opaque alpha is dropped with a note.
+
+    Further axes count only where they are longer than 1.
+    """
+    while raw.ndim > 4 and raw.shape[-1] == 1:
+        raw = raw[..., 0]
     if fields := raw.dtype.fields:
         colours = np.stack([raw[field] for field in fields if field != "A"], axis=-1)
         raw = without_alpha(colours, raw["A"], notes) if "A" in fields else colours
@@ -182,6 +188,8 @@ def _grid(header: Any) -> tuple[Grid, list[str]]:
             house = affine[:, [2, 1, 0, 3]] * np.array([[scale], [scale], [scale], [1.0]])
             if kind == "pixdim":
                 notes.append("no qform and no sform: the axes are taken as left, anterior, superior, as nibabel does")
+            elif kind == "sform" and (apart := _qform_apart(header, affine)):
+                notes.append(f"sform and qform disagree by up to {apart * scale:.2f} mm; the sform is taken")
             return Grid((k, j, i), house, dims), notes
         notes.append(f"the header's {kind} is unusable")
     return Grid((k, j, i), None, dims), [*notes, "the header states no voxel size: spacing is unknown"]
@@ -209,6 +217,18 @@ def _affines(header: Any, ndim: int) -> Iterator[tuple[str, np.ndarray | None]]:
         affine[:3, 3] = origin
         affine[0] *= -1  # Analyze's convention, as nibabel has it
         yield "pixdim", affine
+
+
+def _qform_apart(header: Any, sform: np.ndarray) -> float:
+    """By how much the corners lie apart by qform and sform; 0 where that is less than a voxel, or there is no qform."""
+    ndim = len(header.get_data_shape())
+    qform = next((affine for kind, affine in _affines(header, ndim) if kind == "qform"), None)
+    if qform is None:
+        return 0.0
+    i, j, k = (*header.get_data_shape()[:3], 1)[:3]
+    corners = np.array([[x, y, z, 1] for x in (0, i - 1) for y in (0, j - 1) for z in (0, k - 1)])
+    apart = float(np.linalg.norm(corners @ (qform - sform)[:3].T, axis=1).max())
+    return apart if apart > np.linalg.norm(sform[:3, :3], axis=0).min() else 0.0
 
 
 def _usable(affine: np.ndarray, flat: bool) -> np.ndarray | None:

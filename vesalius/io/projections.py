@@ -14,10 +14,9 @@ from typing import Any
 
 from ..core.errors import InputError
 from .decoding import decoding
-from .dicom import INVERTED, NO_IMAGES, open_dicom
+from .dicom import NO_IMAGES, STACKED, open_dicom
 
-STACKED = {"CT", "MR", "PT", "NM"}
-PROJECTIONS = INVERTED | {"DR", "XR"}  # the latter two are no defined terms, and are met all the same
+PROJECTIONS = {"CR", "DX", "MG", "RG", "RF", "XA", "IO", "PX", "DR", "XR"}  # DR and XR: no defined terms, but met
 TAGS = ["Modality", "SeriesInstanceUID", "NumberOfFrames", "ImagePositionPatient", "PerFrameFunctionalGroupsSequence"]
 
 

@@ -29,6 +29,8 @@ MAP_ABOVE = 2**28  # bytes: an uncompressed TIFF above this is mapped, not read
 MM_PER_UNIT = {"m": 1e3, "cm": 10.0, "mm": 1.0, "µm": 1e-3, "μm": 1e-3, "um": 1e-3, "micron": 1e-3, "microns": 1e-3}
 MM_PER_UNIT |= {"\\u00B5m": 1e-3, "\\u00b5m": 1e-3, "micrometer": 1e-3, "nm": 1e-6, "pm": 1e-9, "inch": 25.4}
 EXIF_ORIENTATION = 0x0112  # the same tag in a TIFF
+NO_LIGHT = {5: "CMYK inks, not light", 6: "YCbCr colours", 8: "Lab colours", 9: "Lab colours", 10: "Lab colours"}  # photometric
+JPEGS = (6, 7, 33007, 34892)  # compressions whose decoder gives RGB
 ALPHA = (1, 2)  # ExtraSamples that are opacity; 0 is any further channel
 STEPS = {2: 85, 4: 17}  # bits of grey -> what one step is of the 255 of 8 bits
 OPENING = Lock()
@@ -71,20 +73,23 @@ def read_tiff(path: Path, name: str, *, as_labels: bool = False) -> Image:
 
     notes: list[str] = []
     with decoding(path, "TIFF"), tifffile.TiffFile(path) as tiff:
-        _whole(tiff, path)
+        _whole(tiff, path, notes)
         series, page = tiff.series[0], cast(Any, tiff.series[0].keyframe)
         if len(tiff.series) > 1:
             notes.append(f"the file holds {len(tiff.series)} images of different sizes or kinds; the first is read")
         if EXIF_ORIENTATION in page.tags and int(page.tags[EXIF_ORIENTATION].value) > 1:
             notes.append("its orientation tag asks for a rotation or a mirroring; the pixels are taken as stored")
         order = _house_axes(series.axes, series.shape, path)
+        along = _along_z(series)
+        if along == "T":
+            notes.append(f"its {order[1]} time points are taken as slices: nothing is known of mm between them")
         if series.nbytes > MAP_ABOVE and page.is_memmappable:
             array: np.ndarray = tifffile.memmap(path, mode="r", series=0)
         else:
             array = series.asarray()
         array = _arranged(array.reshape(series.shape), series.axes, order)
         array = _colours(array, page, notes, as_labels)
-        spacing = _spacing_mm(tiff)
+        spacing = _spacing_mm(tiff) if along in "Z" else None
     grid = _grid(array.shape[1:], spacing)
     return Image(native(array), grid, rgb_names(len(array)), source=Source(path, "tiff", name), notes=tuple(notes))
 
@@ -97,7 +102,7 @@ def peek_tiff(path: Path) -> Peek:
         series, page = tiff.series[0], cast(Any, tiff.series[0].keyframe)
         sizes = _house_axes(series.axes, series.shape, path)
         channels = 3 if page.photometric == 3 else sizes[0] - int(_has_alpha(page, sizes[0]))
-        return Peek(_grid(sizes[1:], _spacing_mm(tiff)), channels)
+        return Peek(_grid(sizes[1:], _spacing_mm(tiff) if _along_z(series) in "Z" else None), channels)
 
 
 def fit_png(grid: Grid, source: Source | None, path: Path) -> None:
@@ -217,10 +222,22 @@ def _deep_png(path: Path) -> np.ndarray:
     return np.asarray(imagecodecs.png_decode(path.read_bytes()))
 
 
-def _whole(tiff: Any, path: Path) -> None:
-    """Raise UnreadableFile where a page's data end behind the end of the file: tifffile would fill them with zeros."""
-    if any(page.is_tiled and 0 in page.databytecounts for page in tiff.pages):
-        return  # sparse tiles are legal
+def _whole(tiff: Any, path: Path, notes: list[str]) -> None:
+    """Raise UnreadableFile where a page's data end behind the end of the file, or where pages of an OME-TIFF lie in other files
+    that are gone: tifffile would fill them with zeros.
+    """
+    sparse = any(page.is_tiled and 0 in page.databytecounts for page in tiff.pages)  # which is legal
+    if tiff.series[0].kind == "ome":
+        pages = tiff.series[0].pages
+        gone, files = sum(page is None for page in pages), {page.parent.filename for page in pages if page is not None}
+        if gone:
+            fix = "put all files of the image into one folder, under the names they were written with"
+            raise UnreadableFile(f"{gone} of its {len(pages)} planes lie in other files that are not here", file=path, fix=fix)
+        if len(files) > 1:
+            notes.append(f"the image is spread over {len(files)} files, which are read together")
+            return
+    if sparse:
+        return
     size = tiff.filehandle.size
     for page in tiff.series[0].pages:
         if page is None:
@@ -245,6 +262,11 @@ def _house_axes(axes: str, shape: Sequence[int], path: Path) -> tuple[int, int, 
     return sizes["C"], sizes["Z"], sizes["Y"], sizes["X"]
 
 
+def _along_z(series: Any) -> str:
+    """The axis of a TIFF that becomes Z; empty where none is longer than one. Only Z itself has mm."""
+    return "".join(axis for axis, size in zip(series.axes, series.shape, strict=True) if size > 1 and axis not in "SCYX")
+
+
 def _arranged(array: np.ndarray, axes: str, sizes: Sequence[int]) -> np.ndarray:
     """The array in (C, Z, Y, X), a view where that is possible."""
     kept = [axis for axis, size in zip(axes, array.shape, strict=True) if size > 1 or axis in "YX"]
@@ -257,14 +279,15 @@ def _arranged(array: np.ndarray, axes: str, sizes: Sequence[int]) -> np.ndarray:
 def _colours(array: np.ndarray, page: Any, notes: list[str], as_labels: bool) -> np.ndarray:
     """Palette, bilevel and white-is-zero resolved, an alpha dropped, as the photometric tag asks."""
     photometric = int(page.photometric)
-    if photometric == 5:
-        raise ChannelError("the TIFF holds CMYK inks, not light", fix="convert it to RGB")
+    if photometric in NO_LIGHT and not (photometric == 6 and int(page.compression) in JPEGS):
+        raise ChannelError(f"the TIFF holds {NO_LIGHT[photometric]}", fix="convert it to RGB")
     bilevel = array.dtype.kind == "b"
     if bilevel:
         array = array.astype(np.uint8) * np.uint8(1 if as_labels else 255)
     if photometric == 3 and not as_labels and page.colormap is not None:
         notes.append("palette colours were expanded to RGB")
-        table = (page.colormap >> 8).astype(np.uint8)  # (3, 2**bits); TIFF writes 8-bit colours as 16
+        table = page.colormap if page.colormap.max() < 256 else page.colormap >> 8  # (3, 2**bits) of 16 bits; some write 8
+        table = table.astype(np.uint8)
         return np.stack([table[c][array[0]] for c in range(3)])
     if photometric == 0 and not as_labels and array.dtype.kind == "u":
         notes.append("white was stored as zero; grey values are inverted")

@@ -9,6 +9,9 @@ unevenly spaced slices, whose grid closes the gaps: only where every slice has i
 from __future__ import annotations
 
 import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -26,6 +29,10 @@ from .dicom import Frame, Stack, laid, open_dicom
 
 TISSUE = Code("85756007", "Tissue")
 VALUE = re.compile(r"label value (\d+)$")
+NEEDED = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
+MAY_BE_EMPTY = (
+    "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate", "StudyTime",
+)  # fmt: skip
 MODEL = "Vesalius"  # what a SEG of ours says that it was written by
 
 
@@ -39,10 +46,15 @@ def fit_segmentation(grid: Grid, source: Source | None, path: Path) -> None:
         return
     files = _files(stack)
     with decoding(files[0], "DICOM"):
-        first = open_dicom(files[0], stop_before_pixels=True, specific_tags=["FrameOfReferenceUID"])
+        first = open_dicom(files[0], stop_before_pixels=True, specific_tags=["FrameOfReferenceUID", *NEEDED])
     if "FrameOfReferenceUID" not in first or stack.frames[0].position is None:
         raise OutputError("the image knows no patient space (no FrameOfReferenceUID or position): DICOM-SEG cannot hold its mask",
                           file=path, fix="write nifti or png")  # fmt: skip
+    missing = [name for name in NEEDED if not first.get(name)]
+    if missing or len({(frame.uid, frame.index) for frame in stack.frames}) < len(stack.frames):
+        told = f"the image has no {' and no '.join(missing)}" if missing else "several slices share one SOPInstanceUID"
+        fix = "write nifti, or give the series as it was exported"
+        raise OutputError(f"{told}: DICOM-SEG cannot refer to it", file=path, fix=fix)
     if len(files) > 1 and len(files) != len(stack.frames):
         raise OutputError("the image is spread over several multi-frame files", file=path, fix="write nifti")
 
@@ -56,7 +68,7 @@ def write_segmentation(mask: Mask, path: Path, source: Source | None) -> None:
     stack: Stack = source.header
     files = _files(stack)
     with decoding(files[0], "DICOM"):
-        datasets = [open_dicom(file, stop_before_pixels=True) for file in files]
+        datasets = [_complete(open_dicom(file, stop_before_pixels=True), mask.grid) for file in files]
     labels = _segments(mask)
     numbers = np.zeros(max(label.value for label in labels) + 1, np.uint8 if len(labels) <= 255 else np.uint16)
     numbers[[label.value for label in labels]] = range(1, len(labels) + 1)
@@ -66,7 +78,7 @@ def write_segmentation(mask: Mask, path: Path, source: Source | None) -> None:
         own = np.zeros((total, *frames.shape[1:]), frames.dtype)
         own[[frame.index for frame in stack.frames]] = frames
         frames = own
-    with decoding(files[0], "DICOM"):
+    with _made(path):
         segmentation = hd.seg.Segmentation(
             source_images=datasets, pixel_array=frames, segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
             segment_descriptions=[_described(number, label) for number, label in enumerate(labels, start=1)],
@@ -80,6 +92,33 @@ def write_segmentation(mask: Mask, path: Path, source: Source | None) -> None:
         segmentation.SpecificCharacterSet = "ISO_IR 192"  # UTF-8: the source's own may lack these letters
     with atomic(path) as part:
         segmentation.save_as(part)
+
+
+@contextmanager
+def _made(path: Path) -> Iterator[None]:
+    """OutputError where highdicom cannot make a SEG; not its text, which could carry what a header says of the patient."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except (AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
+        told = f"a DICOM-SEG of this series cannot be made: its header lacks or garbles something ({type(error).__name__})"
+        raise OutputError(told, file=path, fix="write nifti") from error
+
+
+def _complete(dataset: Any, grid: Grid) -> Any:
+    """The header of a slice with what a SEG copies from it and tools that remove names take out: empty, as DICOM allows.
+
+    Its texts are UTF-8 from here on: the SEG's labels may need letters that the slice's own character set lacks.
+    """
+    dataset.decode()
+    dataset.SpecificCharacterSet = "ISO_IR 192"
+    for name in MAY_BE_EMPTY:
+        if name not in dataset:
+            setattr(dataset, name, "")
+    if "SharedFunctionalGroupsSequence" not in dataset and not dataset.get("SliceThickness") and grid.spacing:
+        dataset.SliceThickness = f"{grid.spacing[0]:.6g}"
+    return dataset
 
 
 def _files(stack: Stack) -> list[Path]:

@@ -14,6 +14,7 @@ from ..transforms.restore import Restore
 from ..transforms.spatial import Step, prepare
 from .memory import Budget, readable
 from .outputs import Outputs
+from .pages import pages
 from .predictor import Predictor
 from .segment import SegmentOptions, fit_channels, fit_dims, flips_of, inputs_of, predictor_of, said_of
 from .tiled import plan_tiles
@@ -26,7 +27,7 @@ def explain(input: str | Path, out: str | Path, options: SegmentOptions) -> str:
     outputs = Outputs.of(out, inputs, options.format)
     image = read(inputs[0], series=options.series)
     lines = [*explain_image(image, predictor, options), ("write", f"{outputs.mask_path(image)}, on the image's own grid")]
-    lines += [("", f"note: {note}") for note in (*said_of(input, inputs), *predictor.notes)]
+    lines += [("", f"note: {note}") for note in (*said_of(input, inputs, predictor.task), *predictor.notes)]
     if len(inputs) > 1:
         lines.append(("", f"and so for {len(inputs) - 1} more cases"))
     width = max(len(step) for step, _ in lines)
@@ -40,6 +41,7 @@ def explain_image(image: Image, predictor: Predictor, options: SegmentOptions) -
     fitted = fit_dims(fit_channels(image, task), task)
     for note in fitted.notes:
         yield "", f"note: {note}"
+    fitted = pages(fitted, task)[0]
     small = fitted
     for step in task.steps:
         before = small

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, cast
@@ -22,27 +22,35 @@ from ..tasks.task import Task
 from ..transforms.restore import Restore
 from .tiled import Slab
 
+Keep = Callable[[Iterable[Slab], Restore, int], Iterable[Slab]]
+
 
 @contextmanager
-def keep_probabilities(
-    scores: Iterable[Slab], restore: Restore, task: Task, image: Image, path: Path | None
-) -> Iterator[Iterable[Slab]]:
-    """Lend `scores` on; when they have been used up, their probabilities are written to `path` (nothing if None).
+def keep_probabilities(task: Task, image: Image, path: Path | None) -> Iterator[Keep]:
+    """Lend `keep(scores, restore, z)`, which hands scores on: their image begins at slice z of `image`. When all have been used
+    up, the probabilities are written to `path` (nothing if None).
 
     What stood there before, of an interrupted run perhaps, is replaced. Raises OutputError for a full disk.
     """
     if path is None:
-        yield scores
+        yield lambda scores, restore, z: scores
         return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with scratch(path.parent) as first, scratch(path.parent) as second:
-            lattice = _Waiting(first, channels(task), restore.lattice)
-            home = _Waiting(second, channels(task), image.grid.shape)
-            yield _tapped(scores, task, lattice)
-            for k in range(channels(task)):
-                outside = 1.0 if k == 0 and isinstance(task.decide, Argmax) else 0.0  # of a crop all is background
-                home.put(0, restore.finish(lattice.volume(k), outside)[None], first=k)
+        with scratch(path.parent) as file:
+            home = _Waiting(file, channels(task), image.grid.shape)
+
+            def keep(scores: Iterable[Slab], restore: Restore, z: int) -> Iterator[Slab]:
+                with scratch(path.parent) as file:
+                    lattice = _Waiting(file, channels(task), restore.lattice)
+                    for z0, slab in scores:
+                        lattice.put(z0, probabilities(slab, task))
+                        yield z0, slab
+                    for k in range(channels(task)):
+                        outside = 1.0 if k == 0 and isinstance(task.decide, Argmax) else 0.0  # of a crop all is background
+                        home.put(z, restore.finish(lattice.volume(k), outside)[None], first=k)
+
+            yield keep
             write_probabilities(home.slabs(), image.grid, path, like=image, overwrite=True)
     except OSError as error:
         raise output_error(error, path) from error
@@ -65,12 +73,6 @@ def probabilities(scores: np.ndarray, task: Task) -> np.ndarray:
         powers = np.exp(scores - scores.max(axis=0))
         return powers / powers.sum(axis=0)
     return 1 / (1 + np.exp(-np.clip(scores, -60, 60)))
-
-
-def _tapped(scores: Iterable[Slab], task: Task, lattice: _Waiting) -> Iterator[Slab]:
-    for z0, slab in scores:
-        lattice.put(z0, probabilities(slab, task))
-        yield z0, slab
 
 
 class _Waiting:

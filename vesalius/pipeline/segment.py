@@ -30,6 +30,7 @@ from .measure import Amount, amounts, object_count, voxel_counts
 from .memory import Budget
 from .outputs import Outputs, fingerprint
 from .overlay import overlay
+from .pages import Numbered, of_all, pages
 from .predictor import Engine, Predictor, load
 from .probabilities import keep_probabilities
 from .tiled import Precision, Slab, tiled
@@ -154,7 +155,7 @@ def segment(
     predictor = predictor_of(options)
     inputs = inputs_of(input, options, predictor.task)
     outputs = Outputs.of(out, inputs, options.format)
-    outputs.require_use(inputs)
+    outputs.require_use(inputs, Path(input))
     known = outputs.folder.exists()
     outputs.prepare()
     run = _Run(predictor, options, outputs, len(inputs), progress)
@@ -170,7 +171,7 @@ def segment(
                 raise
             cases.append(Case(case_name(path), "failed", error=_in_words(error)))
     summary = run.summary(cases)
-    summary = replace(summary, notes=(*said_of(input, inputs), *summary.notes))
+    summary = replace(summary, notes=(*said_of(input, inputs, predictor.task), *summary.notes))
     return replace(summary, report=write_report(summary, outputs)) if options.report else summary
 
 
@@ -190,28 +191,35 @@ def segment_image(
     """
     options, task, seconds = options or SegmentOptions(), predictor.task, _Stages()
     image = fit_dims(fit_channels(image, task), task)
-    with seconds("prepare"):
-        small, restore = prepare(image, task.steps)
-    budget = Budget.of(options.max_ram, image, small, restore, task.outputs)
-    logits = tiled(
-        predictor.models,
-        small.array,
-        patch=task.inference.patch,
-        overlap=task.inference.overlap if options.overlap is None else options.overlap,
-        flips=flips_of(task, options.flips),
-        precision=predictor.precision,
-        ram_bytes=budget.tiles,
-        context=task.context,
-        progress=progress,
-    )
-    home = restore.stream(seconds.during("network", logits), max_slices=budget.slices)
-    with seconds("decide"), keep_probabilities(home, restore, task, image, probabilities) as scores:
-        mask = Mask(label_map(scores, restore, task), image.grid, task.labels, image.source, task.instances)
-    with seconds("clean"):
-        mask = clean(mask, task.clean) if task.clean else mask
+    parts, masks = pages(image, task), Numbered()
+    with keep_probabilities(task, image, probabilities) as keep:
+        for z, part in enumerate(parts):
+            with seconds("prepare"):
+                small, restore = prepare(part, task.steps)
+            budget = Budget.of(options.max_ram, image, small, restore, task.outputs)
+            logits = tiled(
+                predictor.models,
+                small.array,
+                patch=task.inference.patch,
+                overlap=task.inference.overlap if options.overlap is None else options.overlap,
+                flips=flips_of(task, options.flips),
+                precision=predictor.precision,
+                ram_bytes=budget.tiles,
+                context=task.context,
+                progress=progress and of_all(progress, z, len(parts)),
+            )
+            home = restore.stream(seconds.during("network", logits), max_slices=budget.slices)
+            with seconds("decide"):
+                array = label_map(keep(home, restore, z), restore, task)
+                mask = Mask(array, part.grid, task.labels, image.source, task.instances)
+            with seconds("clean"):
+                masks.add(clean(mask, task.clean) if task.clean else mask)
+            if z == len(parts) // 2:
+                middle = small.array
+    mask = masks.on(image.grid)
     counts = voxel_counts(mask.array)
     found = amounts(mask, counts), object_count(mask, counts)
-    agreement = measure_agreement(predictor, small.array) if compare and predictor.bf16 else None
+    agreement = measure_agreement(predictor, middle) if compare and predictor.bf16 else None
     return Result(mask, image.notes, seconds.spent, *found, probabilities, agreement)
 
 
@@ -229,10 +237,16 @@ def inputs_of(input: str | Path, options: SegmentOptions, task: Task) -> list[In
     return find_inputs(input, channels=len(task.channels))
 
 
-def said_of(input: str | Path, inputs: Sequence[Input]) -> tuple[str, ...]:
-    """That DICOM files of a folder were taken as pictures, each a case, which a reader of series may not expect."""
+def said_of(input: str | Path, inputs: Sequence[Input], task: Task) -> tuple[str, ...]:
+    """That numbered files were taken as channels, or DICOM files of a folder as pictures, each a case, where a reader may expect
+    pictures or series.
+    """
     if not Path(input).is_dir():
         return ()
+    if together := sum(isinstance(path, tuple) for path in inputs):
+        cases = "one case" if together == 1 else f"{together} cases"
+        named = f"_0000 to _{len(task.channels) - 1:04d} are read as the channels {', '.join(task.channels)}"
+        return (f"files that end in {named} of {cases}; pictures of their own need other names",)
     found = [path for path in inputs if isinstance(path, Path) and path.is_file() and is_dicom(path)]
     one, many = "a DICOM file is a picture, such as an X-ray,", f"{len(found)} DICOM files are pictures, such as X-rays,"
     told = one if len(found) == 1 else many

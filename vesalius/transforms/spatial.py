@@ -71,7 +71,7 @@ class Resample:
     `separate_z`: along the thickest axis take the nearest slice instead of blending; None does so when that
     axis is more than three times as coarse as the finest, as nnU-Net does. A picture keeps its one slice.
     Scores come home linearly, labels by nearest neighbour.
-    Raises GeometryError without a spacing, and for a size beyond reason.
+    Raises GeometryError without a spacing, for a size beyond reason, and where several voxels would be less than half a one.
     """
 
     spacing_mm: tuple[float, float, float]
@@ -110,6 +110,10 @@ class Resample:
         sizes = [max(1, round(n * s / t)) for n, s, t in zip(grid.shape, grid.spacing, self.spacing_mm, strict=True)]
         if grid.dims == 2:
             sizes[0] = 1
+        thin = [n * s for n, s, t in zip(grid.shape, grid.spacing, self.spacing_mm, strict=True) if n > 1 and n * s < t / 2]
+        if thin:
+            told = f"the image is {min(thin):.3g} mm thick, less than half a voxel of the model's {wanted} mm (z, y, x)"
+            raise _geometry(image, told, "check the spacing in the image header: it may be in another unit")
         if float(np.prod(sizes, dtype=np.float64)) > _MOST_VOXELS:
             raise _geometry(image, f"at {wanted} mm (z, y, x) the image would have {' x '.join(map(str, sizes))} voxels",
                             "check the spacing in the image header and in the plan")  # fmt: skip

@@ -76,6 +76,18 @@ def test_several_series_are_listed_until_one_is_chosen(tmp_path):
     assert find_inputs(tmp_path / "study") == [tmp_path / "study" / "a", tmp_path / "study" / "b"]
 
 
+def test_linked_folders_are_read_as_others_and_each_once(tmp_path, ct):
+    ct.stack(tmp_path / "archive", [0, 2, 4])
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / "linked").symlink_to(tmp_path / "archive")
+    (tmp_path / "study" / "around").symlink_to(tmp_path / "study")
+    image = read(tmp_path / "study")
+    assert image.array.shape[1] == 3 and not image.notes
+    Series("CT").stack(tmp_path / "study" / "other", [0, 2])
+    with pytest.raises(InputError, match="2 series are here"):  # the linked one went missing in silence
+        read(tmp_path / "study")
+
+
 def test_localizers_and_reports_are_left_out_and_that_is_said(tmp_path, ct):
     ct.stack(tmp_path / "study", [0, 1, 2])
     scout = Series("CT").slice(np.zeros((9, 9), np.uint16), ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
@@ -136,6 +148,29 @@ def test_slices_that_form_no_volume_are_refused(tmp_path, ct):
         read(tmp_path / "c")
 
 
+@pytest.mark.parametrize("shifted", [range(3, 6), range(2, 4)], ids=["two stacks", "some slices"])
+def test_slices_that_lie_aside_of_the_others_are_refused(tmp_path, ct, shifted):
+    """The affine knows the first and the last slice only: it would be sheared, or the others' places lost."""
+    for i in range(6):
+        one = ct.slice(np.full((6, 7), i, np.uint16), 3.0 * i)
+        one.ImagePositionPatient = list(np.array(one.ImagePositionPatient, float) + (12 * ROW if i in shifted else 0))
+        save(one, tmp_path / f"{i}.dcm")
+    with pytest.raises(GeometryError, match=r"shifted against each other in their plane, by up to \d+.\d\d mm.*Split"):
+        read(tmp_path)
+
+
+def test_a_slope_of_nothing_is_refused_unless_it_is_that_of_some_slices(tmp_path):
+    pet = Series("MR")
+    pet.stack(tmp_path / "none", [0, 3], RescaleSlope=0, RescaleIntercept=0)
+    with pytest.raises(UnreadableFile, match="RescaleSlope is 0"):
+        read(tmp_path / "none")
+    (tmp_path / "some").mkdir()
+    for i in (0, 1):
+        one = pet.slice(np.full((6, 7), 5, np.uint16), 3.0 * i, RescaleSlope=2 * i, RescaleIntercept=0)
+        save(one, tmp_path / "some" / f"{i}.dcm")
+    assert read(tmp_path / "some").array[0, :, 0, 0].tolist() == [0, 10]
+
+
 def test_a_fractional_slope_gives_float32_and_may_differ_from_slice_to_slice(tmp_path):
     pet = Series("MR")
     (tmp_path / "study").mkdir()
@@ -183,11 +218,17 @@ def test_one_file_is_a_picture_on_its_plane(tmp_path, ct):
     assert case_name(tmp_path / "IM0001") == "IM0001"
 
 
-def test_a_radiograph_stored_in_the_negative_is_turned_and_said(tmp_path):
-    one = Series("CR").slice(np.array([[0, 10], [200, 255]], np.uint8), PhotometricInterpretation="MONOCHROME1")
+@pytest.mark.parametrize("modality", ["CR", "DR", "OT", "US"])
+def test_a_picture_stored_in_the_negative_is_turned_and_said(tmp_path, modality):
+    stored = np.array([[0, 10], [200, 255]], np.uint8)
+    one = Series("CR").slice(stored, PhotometricInterpretation="MONOCHROME1", Modality=modality)
     image = read(save(one, tmp_path / "x.dcm"))
     np.testing.assert_array_equal(image.array[0, 0], [[255, 245], [55, 0]])
     assert "MONOCHROME1" in image.notes[0]
+    for measured, said in (("MR", 0), ("", 1)):
+        one.Modality = measured
+        image = read(save(one, tmp_path / "x.dcm"))
+        assert (image.array[0, 0] == stored).all() and len(image.notes) == said
 
 
 def test_colour_becomes_three_channels(tmp_path):
@@ -198,6 +239,21 @@ def test_colour_becomes_three_channels(tmp_path):
     image = read(save(one, tmp_path / "x.dcm"))
     np.testing.assert_array_equal(image.array[:, 0], rgb.transpose(2, 0, 1))
     assert image.channels == ("red", "green", "blue") and image.grid.affine is None and peek(tmp_path / "x.dcm").channels == 3
+
+
+def test_colours_are_not_rescaled_whatever_the_header_carries(tmp_path):
+    colours = np.random.default_rng(0).integers(0, 256, (6, 7, 3), dtype=np.uint8)
+    one = Series("US").slice(colours, RescaleSlope=1, RescaleIntercept=-1024)
+    one.SamplesPerPixel, one.PhotometricInterpretation, one.PlanarConfiguration = 3, "RGB", 0
+    np.testing.assert_array_equal(read(save(one, tmp_path / "a.dcm")).array[:, 0], colours.transpose(2, 0, 1))
+
+
+@pytest.mark.parametrize("turned", [[2, 0, 0, 0, 2, 0], [1, 0, 0, 0.4, 0.92, 0]], ids=["no unit", "no right angle"])
+def test_directions_that_are_none_are_refused(tmp_path, ct, turned):
+    """They would have doubled the size of a pixel, or sheared its rows."""
+    file = save(ct.slice(np.zeros((6, 7), np.uint16), ImageOrientationPatient=turned), tmp_path / "a.dcm")
+    with pytest.raises(GeometryError, match="no pair of directions"):
+        read(file)
 
 
 def test_an_enhanced_object_says_its_places_frame_by_frame(tmp_path, ct):

@@ -172,15 +172,19 @@ def test_a_file_that_may_not_be_read_or_is_gone_is_told_in_words_by_the_hash_too
 
 
 def test_a_folder_that_may_not_be_read_is_told_when_its_turn_comes(tmp_path, monkeypatch):
-    real, hidden = Path.iterdir, tmp_path / "hidden"
+    hidden = tmp_path / "hidden"
     hidden.mkdir()
 
-    def guarded(folder):
-        if folder == hidden:
-            raise PermissionError(errno.EACCES, "Permission denied", str(folder))
-        return real(folder)
+    def guarded(real):
+        def listed(folder):
+            if Path(folder) == hidden:
+                raise PermissionError(errno.EACCES, "Permission denied", str(folder))
+            return real(folder)
 
-    monkeypatch.setattr(Path, "iterdir", guarded)
+        return listed
+
+    for name in ("listdir", "scandir"):
+        monkeypatch.setattr(os, name, guarded(getattr(os, name)))
     assert find_inputs(tmp_path) == [hidden]
     for told in (content_hash, find_inputs):
         with pytest.raises(UnreadableFile, match="hidden: this file may not be read"):

@@ -157,6 +157,36 @@ def test_an_unusable_sform_gives_way_to_the_qform_and_that_is_said(tmp_path):
     assert read_image.grid.spacing == (4, 3, 2) and "sform is unusable" in read_image.notes[0]
 
 
+def test_a_qform_that_says_otherwise_is_told_and_the_sform_taken(tmp_path):
+    image = nib.Nifti1Image(np.zeros((3, 4, 5), np.uint8), np.diag([2.0, 3, 4, 1]))
+    image.set_sform(np.diag([2.0, 3, 4, 1]), code=1)
+    for shift, said in ((0.5, 0), (7, 1)):
+        qform = np.diag([2.0, 3, 4, 1])
+        qform[0, 3] = shift
+        image.set_qform(qform, code=1)
+        nib.save(image, tmp_path / f"{said}.nii")
+        found = read(tmp_path / f"{said}.nii")
+        assert found.grid.affine[0, 3] == 0 and len(found.notes) == said
+    assert "disagree by up to 7.00 mm" in found.notes[0]
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_a_header_that_leaves_out_where_voxels_begin_is_no_part_of_them(tmp_path, suffix):
+    voxels = np.random.default_rng(0).integers(0, 999, (3, 4, 5)).astype(np.int16)
+    path = patched(saved(tmp_path / "a.nii", voxels, np.eye(4)), vox_offset=0)
+    if suffix == ".nii.gz":
+        path = path.with_suffix(suffix)
+        path.write_bytes(gzip.compress(path.with_suffix("").read_bytes()))
+    np.testing.assert_array_equal(read(path).array[0], voxels.T)
+
+
+def test_further_axes_of_one_do_not_count(tmp_path):
+    voxels = np.random.default_rng(0).integers(0, 9, (3, 4, 5, 2, 1, 1)).astype(np.int16)
+    path = saved(tmp_path / "a.nii.gz", voxels, np.eye(4))
+    np.testing.assert_array_equal(read(path).array, voxels[..., 0, 0].transpose(3, 2, 1, 0))
+    assert peek(path).channels == 2
+
+
 def test_voxels_of_nanometres_keep_their_orientation(tmp_path):
     affine = np.diag([5e-5, -5e-5, 5e-5, 1])
     image = read(saved(tmp_path / "a.nii", np.zeros((3, 4, 5), np.uint8), affine))

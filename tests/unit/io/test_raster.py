@@ -168,6 +168,50 @@ def test_imagej_and_ome_tell_the_size_of_a_voxel_and_dots_per_inch_do_not(tmp_pa
     assert read(tmp_path / "dpi.tif").grid.affine is None and read(tmp_path / "dpi.png").grid.affine is None
 
 
+@pytest.mark.parametrize("kind", ["ome", "imagej"])
+def test_time_points_are_slices_without_millimetres(tmp_path, kind):
+    frames, microns = RNG.integers(0, 9, (5, 6, 7)).astype(np.uint16), {"axes": "TYX", "unit": "um", "spacing": 3}
+    sizes = {"axes": "TYX", "PhysicalSizeX": 0.25, "PhysicalSizeY": 0.25, "PhysicalSizeZ": 1.5}  # a single plane's, often written
+    imagej, ome = {"imagej": True, "resolution": (4, 4), "metadata": microns}, {"ome": True, "metadata": sizes}
+    options = imagej if kind == "imagej" else ome
+    tifffile.imwrite(tmp_path / "a.tif", frames, photometric="minisblack", **options)
+    image = read(tmp_path / "a.tif")
+    np.testing.assert_array_equal(image.array[0], frames)
+    assert image.grid.affine is None and peek(tmp_path / "a.tif").grid.affine is None and "5 time points" in image.notes[0]
+
+
+OME = """<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" UUID="urn:uuid:{here}"><Image ID="Image:0">
+<Pixels ID="Pixels:0" DimensionOrder="XYZCT" Type="uint8" SizeX="7" SizeY="6" SizeZ="2" SizeC="1" SizeT="1">
+<TiffData IFD="0" FirstZ="0" PlaneCount="1"><UUID FileName="1.ome.tif">urn:uuid:1</UUID></TiffData>
+<TiffData IFD="0" FirstZ="1" PlaneCount="1"><UUID FileName="2.ome.tif">urn:uuid:2</UUID></TiffData></Pixels></Image></OME>"""
+
+
+def test_an_image_spread_over_files_is_read_whole_or_refused(tmp_path):
+    """tifffile fills the planes of a file that is not here with zeros."""
+    for here in (1, 2):
+        described = OME.format(here=here).encode()
+        options = {"description": described, "metadata": None, "photometric": "minisblack"}
+        tifffile.imwrite(tmp_path / f"{here}.ome.tif", np.full((6, 7), here, np.uint8), **options)
+    image = read(tmp_path / "1.ome.tif")
+    assert image.array[0, :, 0, 0].tolist() == [1, 2] and "spread over 2 files" in image.notes[0]
+    (tmp_path / "2.ome.tif").unlink()
+    with pytest.raises(UnreadableFile, match="1 of its 2 planes lie in other files that are not here"):
+        read(tmp_path / "1.ome.tif")
+
+
+@pytest.mark.parametrize("photometric", ["ycbcr", "cielab", "icclab"])
+def test_colours_that_are_no_rgb_are_refused(tmp_path, photometric):
+    tifffile.imwrite(tmp_path / "a.tif", RGB8, photometric=photometric)
+    with pytest.raises(ChannelError, match=r"the TIFF holds .* colours\. Convert it to RGB"):
+        read(tmp_path / "a.tif")
+
+
+def test_a_palette_whose_colours_were_written_in_8_bits_is_not_black(tmp_path):
+    table = np.tile(np.arange(256, dtype=np.uint16), (3, 1))
+    tifffile.imwrite(tmp_path / "a.tif", GREY8, photometric="palette", colormap=table)
+    np.testing.assert_array_equal(read(tmp_path / "a.tif").array[:, 0], np.stack([GREY8] * 3))
+
+
 def test_a_palette_is_colours_in_an_image_and_indices_in_a_mask(tmp_path):
     indices = RNG.integers(0, 4, (6, 7), dtype=np.uint8)
     colours = np.array([[0, 0, 0], [255, 0, 0], [0, 255, 0], [9, 8, 7]], np.uint8)

@@ -206,3 +206,46 @@ def test_a_slice_is_no_segmentation_and_a_fractional_one_no_label_map(tmp_path, 
     seg.save_as(tmp_path / "f.dcm")
     with pytest.raises(LabelError, match="fractional"):
         read_mask(tmp_path / "f.dcm")
+
+
+REMOVED = ["PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate", "StudyTime",
+           "SliceThickness"]  # fmt: skip
+
+
+def test_a_series_whose_names_and_dates_were_taken_out_gets_its_segmentation(tmp_path, ct):
+    ct.stack(tmp_path / "ct", [0, 2.5, 5])
+    for file in (tmp_path / "ct").iterdir():
+        header = pydicom.dcmread(file)
+        for name in REMOVED:
+            delattr(header, name)
+        save(header, file)
+    image = read(tmp_path / "ct")
+    mask = Mask((image.array[0] > 0).astype(np.uint8), image.grid, Labels((Label(1, "bright"),)))
+    write(mask, tmp_path / "seg.dcm", like=image)
+    np.testing.assert_array_equal(read_mask(tmp_path / "seg.dcm", like=image).array, mask.array)
+    seg = pydicom.dcmread(tmp_path / "seg.dcm")
+    assert seg.PatientID == "" and float(seg.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].SliceThickness) == 2.5
+
+
+@pytest.mark.parametrize("letters, patient", [(None, "A^B"), ("ISO_IR 100", "Jäger"), (["", "ISO 2022 IR 87"], "Yamada=山田")])
+def test_labels_keep_their_letters_whatever_the_character_set_of_the_slices(tmp_path, ct, letters, patient):
+    given = {} if letters is None else {"SpecificCharacterSet": letters}
+    ct.stack(tmp_path / "ct", [0, 2.5, 5], **given, PatientName=patient)
+    image = read(tmp_path / "ct")
+    labels = Labels((Label(1, "肝臓"), Label(2, "Läsion")))
+    write(Mask((image.array[0] > 0).astype(np.uint8), image.grid, labels), tmp_path / "seg.dcm", like=image)
+    assert [label.name for label in read_mask(tmp_path / "seg.dcm", like=image).labels] == ["肝臓", "Läsion"]
+    assert str(pydicom.dcmread(tmp_path / "seg.dcm").PatientName) == patient
+
+
+@pytest.mark.parametrize("uid, said", [("", "no SOPInstanceUID"), ("1.2.3", "share one SOPInstanceUID")])
+def test_slices_that_nothing_can_refer_to_are_read_and_their_segmentation_refused(tmp_path, ct, uid, said):
+    ct.stack(tmp_path / "ct", [0, 2.5, 5])
+    for file in (tmp_path / "ct").iterdir():
+        header = pydicom.dcmread(file)
+        header.SOPInstanceUID = uid
+        header.save_as(file)
+    image = read(tmp_path / "ct")
+    assert image.grid.shape[0] == 3 and not image.notes
+    with pytest.raises(OutputError, match=said):
+        write(Mask(np.zeros(image.grid.shape, np.uint8), image.grid), tmp_path / "seg.dcm", like=image)

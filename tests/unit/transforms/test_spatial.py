@@ -104,6 +104,8 @@ def test_unknown_spacing_stops_with_the_fix():
         Resample((1, 0.5, 0.5)).apply(image)
     with pytest.raises(GeometryError, match=r"margin of 3 mm.*margin_mm to 0"):
         CropForeground(margin_mm=3).apply(image)
+    with pytest.raises(GeometryError, match=r"0\.3 mm thick, less than half a voxel.*[Ii]t may be in another unit"):
+        Resample((1, 1, 1)).apply(image_of(np.zeros((1, 3, 30, 40), np.uint8), (0.1, 1, 1)))
     with pytest.raises(GeometryError, match="Check the spacing in the image header"):
         Resample((1e-3, 1e-3, 1e-3)).apply(image_of(np.zeros((1, 100, 100, 100), np.uint8)))
     with pytest.raises(InputError, match="three positive sizes"):
