@@ -88,8 +88,6 @@ def write_segmentation(mask: Mask, path: Path, source: Source | None) -> None:
             omit_empty_frames=not laid(files[0], stack.frames, datasets[0])[2],
         )  # fmt: skip
     segmentation.SeriesDescription = "Segmentation by Vesalius"
-    if not all(label.name.isascii() for label in labels):
-        segmentation.SpecificCharacterSet = "ISO_IR 192"  # UTF-8: the source's own may lack these letters
     with atomic(path) as part:
         segmentation.save_as(part)
 
