@@ -1,4 +1,4 @@
-"""Objects in three dimensions that nobody had to outline: blobs, tubes and bananas, drawn on drawn backgrounds."""
+"""Objects in three dimensions that nobody had to outline: blobs, tubes, plates, boxes and bananas, on drawn backgrounds."""
 
 from __future__ import annotations
 
@@ -26,19 +26,24 @@ def lump(size: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 
 
 def body(size: int, middle: np.ndarray, radius: float, rng: np.random.Generator) -> np.ndarray:
-    """(S, S, S) boolean: an ellipsoid that is turned, often bent, with a wavy surface."""
-    axes = np.linalg.qr(rng.standard_normal((3, 3)))[0].astype(np.float32)
+    """(S, S, S) boolean: an ellipsoid, cylinder or box, round-edged or sharp, mostly turned, often bent, with a wavy surface."""
+    axes = np.eye(3) if rng.random() < 0.25 else np.linalg.qr(rng.standard_normal((3, 3)))[0]
     places = np.mgrid[:size, :size, :size].astype(np.float32) + 0.5 - middle.astype(np.float32)[:, None, None, None]
-    u, v, w = np.tensordot(axes, places, 1)
-    v, w = v / rng.uniform(0.3, 1.0), w / rng.uniform(0.3, 1.0)
+    ratios = np.exp(rng.uniform(np.log(0.18), 0, 3)) if rng.random() < 0.4 else rng.uniform(0.3, 1.0, 3)
+    sides = radius * ratios / ratios.max()  # one side is as long as the body
+    u, v, w = np.tensordot((axes / sides[:, None]).astype(np.float32), places, 1)
     if rng.random() < 0.5:
-        v = v + rng.uniform(-1.2, 1.2) * (u**2 / radius - radius / 3)
+        v = v + rng.uniform(-1.2, 1.2) * (u**2 - 1 / 3) * np.float32(sides[0] / sides[1])
+    across, along = (float(rng.uniform(3, 12)) if rng.random() < p else 2.0 for p in (0.25, 0.45))  # 2 is round
     waves = zoom(rng.normal(0, rng.uniform(0, 0.16), (5, 5, 5)).astype(np.float32), size / 5, order=1)
-    return u**2 + v**2 + w**2 < (radius * (1 + waves)) ** 2
+    flat = (np.abs(u) ** across + np.abs(v) ** across) ** (along / across)
+    return np.asarray(flat + np.abs(w) ** along < np.maximum(1 + waves, 0) ** along)
 
 
 def texture(size: int, rng: np.random.Generator) -> np.ndarray:
-    """(S, S, S): a grey, a slope, and waves of noise at one or two scales."""
+    """(S, S, S): a grey, mostly with a slope and waves of noise at up to three scales, else with fine noise alone."""
+    if rng.random() < 0.2:
+        return (rng.uniform(10, 245) + rng.normal(0, rng.uniform(0, 12), (size, size, size))).astype(np.float32)
     steps = np.linspace(-1, 1, size, dtype=np.float32)
     slopes = rng.normal(0, 20, 3).astype(np.float32)
     found = rng.uniform(10, 245) + slopes[0] * steps[:, None, None] + slopes[1] * steps[:, None] + slopes[2] * steps

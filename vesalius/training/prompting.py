@@ -80,7 +80,7 @@ MINI_SOURCES: dict[str, Source] = {
 }
 
 # Of vesalius_mini_3d: the volumes among them, and bodies that are drawn; half of what it sees is what its figures are asked of.
-SOLID_SHARES = {"hippocampus": 5.0, "ct_torso": 1.5, "shapes": 0.7, "pelvic_fracture": 0.8, "brats_four": 0.5, "ct_lesion": 0.2}
+SOLID_SHARES = {"hippocampus": 5.0, "ct_torso": 1.5, "shapes": 1.5, "pelvic_fracture": 0.8, "brats_four": 0.5, "ct_lesion": 0.2}
 SOLID_SOURCES: dict[str, Source] = {
     name: each.model_copy(update={"share": SOLID_SHARES.get(name, 0.0)}) for name, each in MINI_SOURCES.items()
 }
