@@ -22,7 +22,7 @@ from torch import nn
 from ..core.errors import InputError, WeightsError, unknown_name
 from ..core.greys import USUAL, GreyRule
 from . import catalog
-from .naming import Convert, State
+from .naming import Convert, State, unwrapped
 from .pretrained import family_of, read_weights, takers
 from .sam.frame import Frame
 from .sam.official import UNUSED, config_of, to_ours
@@ -318,6 +318,7 @@ def load_checkpoint(what: str | Path, folder: str | Path | None = None) -> tuple
 
 
 def _sam(entry: Checkpoint, state: State, path: str | Path) -> nn.Module:
+    state = unwrapped(state)
     try:
         config = config_of(state)
     except WeightsError as error:
