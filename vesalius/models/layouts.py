@@ -125,7 +125,7 @@ def official(config: dict[str, Any]) -> tuple[UNetConfig, Convert]:
 
 
 def arguments(config: dict[str, Any]) -> dict[str, Any]:
-    """What a preset takes of a reference file's config: lists become tuples, and nnU-Net's `first_kernel` the kernels of all levels.
+    """What a preset takes of a reference file's config: lists become tuples, nnU-Net's `first_kernel` the kernels of all levels.
 
     The dimensions are left out: milesial and nested are 2D, and nnunet counts the axes of its pools.
     """

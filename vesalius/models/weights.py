@@ -30,8 +30,8 @@ PICKLED = (".pth", ".pt", ".ckpt", ".bin", ".model")
 # Buffers that official files carry and we derive or do not need: ignored by name, not by accident.
 IGNORED = ("num_batches_tracked", "relative_position_index", "attn_mask", "mask_values", "empty_weight")
 NUMPY = (np.float64(0).__reduce__()[0], np.empty(0).__reduce__()[0])  # the makers of a number and of an array
-# What training scripts save beside the weights, and what opening may make of it: NumPy's numbers and arrays, nnU-Net's losses among
-# them, under the name of either NumPy, and options of a command line. None of it runs anything.
+# What training scripts save beside the weights, and opening may make: NumPy's numbers and arrays (nnU-Net's losses), under
+# the name of either NumPy, and the options of a command line. None of it runs anything.
 PLAIN: list[Any] = [
     *((f, f"numpy.{core}.multiarray.{f.__name__}") for f in NUMPY for core in ("core", "_core")),
     *(np.ndarray, np.dtype, *(type(np.dtype(code)) for code in "?bhilqBHILQefdU"), argparse.Namespace),

@@ -193,7 +193,7 @@ def _use_of(path: Path, metadata: dict[str, str]) -> str:
     if record["frame"] is not None:
         return "point at objects with it: --model FILE, and prompts"
     train = f"vesalius train DATASET --model {record['model']} --weights {path}"
-    return f"teach it one: {train}, its sizes under [model] of the recipe; or name the task that it knows with --task"
+    return f"teach it one: {train}; or name the task that it knows with --task"
 
 
 def _settle(model: nn.Module, device: torch.device) -> nn.Module:
