@@ -276,14 +276,21 @@ def network_in(file: str, model: str) -> dict[str, Any]:
 def continued(model: str, config: dict[str, Any], own: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
     """The configuration `own` of the weights that a run begins with, for data that `config` was derived from.
 
-    The recipe has the last word here too. Raises WeightsError where the network has other ends or dimensions than the data.
+    The recipe has the last word here too. Raises WeightsError where the network has other ends or dimensions than the data, or
+    the recipe asks for other sizes than the weights have.
     """
     grey = config.get("in_channels") == 1 and own.get("in_channels") == 3 and getattr(entry(model).builder, "repeats_grey", False)
     for key, what in (("dims", "dimensions"), ("in_channels", "channels"), ("classes", "outputs, background included")):
         if key in config and own.get(key, config[key]) != config[key] and not (grey and key == "in_channels"):
             told = f"these weights are for {own[key]} {what}, this run needs {config[key]}"
             raise WeightsError(told, file=recipe.start, fix="begin with others, or leave out --weights")
-    return plain(make_config(entry(model).config, laid_over(laid_over(config, own), recipe.model)))
+    own = laid_over(config, own)
+    wanted = plain(make_config(entry(model).config, laid_over(own, recipe.model)))
+    if len({tuple((name, t.shape) for name, t in outline(model, each).state_dict().items()) for each in (own, wanted)}) > 1:  # type: ignore[attr-defined]
+        differing = ", ".join(key for key in recipe.model if wanted[key] != own.get(key))
+        told = f"the recipe asks for another network than that of these weights, in {differing}"
+        raise WeightsError(told, file=recipe.start, fix="name another recipe (--recipe default), or leave these out of [model]")
+    return wanted
 
 
 def fitting(config: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

@@ -99,9 +99,19 @@ def test_a_run_begins_with_the_very_network_of_its_weights(tmp_path, picture_set
     assert wanted == plain(replace(own, dropout=0.1))
     with pytest.raises(WeightsError, match=r"weights of a 'unet', not of a 'unetpp'. Give --model unet"):
         plan_of(data, Recipe(start=str(imported)), model="unetpp")
+    with pytest.raises(WeightsError, match=r"another network than that of these weights, in widths\. Name another recipe"):
+        plan_of(data, Recipe(start=str(imported), model={"widths": [4, 6, 10]}))
     other = Imported("unet", UNet(replace(own, classes=5)), None, None, 0, ()).write(tmp_path / "five.safetensors", "five.pth")
     with pytest.raises(WeightsError, match=r"five.safetensors: these weights are for 5 outputs, .* needs 2"):
         plan_of(data, Recipe(start=str(other)))
+
+
+def test_a_network_of_the_papers_size_without_its_weights_is_said(tmp_path, picture_set):
+    for recipe, said in ((None, True), ("default", False)):
+        told = []
+        given = {"model": "transunet", "recipe": recipe, "plan_only": True, "quiet": True, "device": "cpu"}
+        train(picture_set, tmp_path / str(recipe), say=told.append, **given)
+        assert any("--recipe default plans a smaller network" in line for line in told) == said
 
 
 def test_a_shipped_tasks_record_is_taken_over(picture_set):
