@@ -15,6 +15,7 @@ from vesalius.io.datasets import open_dataset
 from vesalius.models.catalog import build, plain
 from vesalius.models.checkpoints import Imported
 from vesalius.models.needs import choose_pools
+from vesalius.models.swin_unet import SwinUnet, SwinUnetConfig
 from vesalius.models.unet import UNet, UNetConfig
 from vesalius.models.vit import Layer
 from vesalius.models.weights import save
@@ -104,6 +105,20 @@ def test_a_run_begins_with_the_very_network_of_its_weights(tmp_path, picture_set
     other = Imported("unet", UNet(replace(own, classes=5)), None, None, 0, ()).write(tmp_path / "five.safetensors", "five.pth")
     with pytest.raises(WeightsError, match=r"five.safetensors: these weights are for 5 outputs, .* needs 2"):
         plan_of(data, Recipe(start=str(other)))
+
+
+def test_weights_for_colours_begin_a_run_on_grey_pictures_where_their_network_repeats_them(tmp_path):
+    data = pictures(tmp_path / "data", count=4, size=(64, 64))
+    for file in (data / "images").iterdir():
+        Picture.open(file).convert("L").save(file)
+    swin = SwinUnetConfig(3, 2, (64, 64), 4, 8, (2, 2), (1, 2), 4)
+    for name, module in (("swin_unet", SwinUnet(swin)), ("unet", UNet(UNetConfig(3, 2, widths=(4, 6))))):
+        file = Imported(name, module, None, None, 0, ()).write(tmp_path / f"{name}.safetensors", "official.pth")
+        if name == "swin_unet":
+            assert plan_of(open_dataset(data), Recipe(start=str(file)), model=name).task.model.config == plain(swin)
+            continue
+        with pytest.raises(WeightsError, match=r"these weights are for 3 channels, this run needs 1"):
+            plan_of(open_dataset(data), Recipe(start=str(file)), model=name)
 
 
 def test_a_network_of_the_papers_size_without_its_weights_is_said(tmp_path, picture_set):
