@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vesalius.core.errors import UnknownName, WeightsError
+from vesalius.models.catalog import entry
 from vesalius.models.weights import from_official
 
 
@@ -72,7 +73,7 @@ def nested_unet(t: Tensors, x: Tensor, widths: list[int], classes: int) -> Tenso
 
 def nnunet(t: Tensors, x: Tensor, config: dict) -> list[Tensor]:
     pools, dims = config["pools"], config["dims"]
-    kernels = [config["first_kernel"], *[[3] * dims] * len(pools)]
+    kernels = config.get("kernels") or [config["first_kernel"], *[[3] * dims] * len(pools)]
     widths = [min(config["base"] * 2**i, config["max_features"]) for i in range(len(pools) + 1)]
 
     def unit(name: str, x: Tensor, n: int, kernel: list[int], stride: int | list[int] = 1) -> Tensor:
@@ -148,6 +149,20 @@ def test_a_tensor_too_few_or_too_many_is_named() -> None:
         from_official("unet", {**tensors, "final.bias": torch.zeros(4)}, config)
 
 
+@pytest.mark.parametrize("model", ["unet", "unetpp"])
+def test_flat_kernels_on_several_levels_are_read_off_the_tensors(model: str) -> None:
+    """nnU-Net plans them for thick slices: its prostate network has 1 x 3 x 3 on two levels."""
+    config = {"layout": "nnunet", "dims": 3, "in_channels": 2, "classes": 3, "base": 4, "pools": [[1, 2, 2]] * 2 + [[2, 2, 2]]}
+    config |= {"kernels": [[1, 3, 3], [1, 3, 3], [3, 3, 3], [3, 3, 3]], "max_features": 12}
+    tensors, x = Tensors(), torch.randn(1, 2, 4, 16, 16)
+    theirs = (nnunet if model == "unet" else unetpp_nnunet)(tensors, x, config)
+    told = entry(model).infer(dict(tensors))
+    assert entry(model).official(told)[0] == entry(model).official(config)[0]
+    ours = from_official(model, tensors, told)(x)
+    for a, b in zip((ours.main, *ours.auxiliary), theirs, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+
+
 def test_an_unknown_layout_is_named() -> None:
     with pytest.raises(UnknownName, match="Did you mean 'milesial'"):
         from_official("unet", {}, {"layout": "milesia"})
@@ -156,7 +171,7 @@ def test_an_unknown_layout_is_named() -> None:
 def unetpp_nnunet(t: Tensors, x: Tensor, config: dict) -> list[Tensor]:
     """`locN` and `upN` are one decoder a depth: it looks at all that the decoders before it made on its levels."""
     pools, dims = config["pools"], config["dims"]
-    kernels = [config["first_kernel"], *[[3] * dims] * len(pools)]
+    kernels = config.get("kernels") or [config["first_kernel"], *[[3] * dims] * len(pools)]
     widths = [min(config["base"] * 2**i, config["max_features"]) for i in range(len(pools) + 1)]
     up = F.conv_transpose2d if dims == 2 else F.conv_transpose3d
 

@@ -91,7 +91,7 @@ def download_weights(
 
 @models_app.command("import")
 def import_weights(
-    file: Annotated[Path, typer.Argument(help="An official checkpoint: .pth, .pt, .safetensors.", show_default=False)],
+    file: Annotated[Path, typer.Argument(help="An official .pth, .pt, .ckpt, .model or .safetensors file.", show_default=False)],
     name: Annotated[str, typer.Option("--as", help="Released weights such as medsam, or a model such as unet.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The .safetensors file to write.")],
     config: Annotated[Path | None, typer.Option(help="TOML or JSON: sizes no tensor tells, such as heads.")] = None,

@@ -22,7 +22,7 @@ from torch import nn
 from ..core.errors import InputError, WeightsError, unknown_name
 from ..core.greys import USUAL, GreyRule
 from . import catalog
-from .naming import Convert, State
+from .naming import Convert, State, unwrapped
 from .pretrained import family_of, read_weights, takers
 from .sam.frame import Frame
 from .sam.official import UNUSED, config_of, to_ours
@@ -246,7 +246,7 @@ def import_file(
         fix = "use vesalius.models.weights.from_official with the sizes"
         raise WeightsError(f"the sizes of '{name}' cannot be read off a file", file=path, fix=fix)
     measured = _measured(name, state, path)
-    module, convert = _built(name, _laid_over(measured, read_stated(name, sizes or {}, stated_in)), path, stated_in)
+    module, convert = _built(name, laid_over(measured, read_stated(name, sizes or {}, stated_in)), path, stated_in)
     try:
         return _imported(name, converted(module, state, convert), state, None, None)
     except WeightsError as error:
@@ -285,9 +285,9 @@ def _measured(name: str, state: State, path: str | Path) -> dict[str, Any]:
         raise WeightsError(f"this is no whole '{name}': {error}", file=path, fix="fetch or copy it again") from error
 
 
-def _laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+def laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     """`below` with the values of `above`, table by table."""
-    tables = {key: _laid_over(below[key], value) for key, value in above.items() if isinstance(value, dict) and key in below}
+    tables = {key: laid_over(below[key], value) for key, value in above.items() if isinstance(value, dict) and key in below}
     return {**below, **above, **tables}
 
 
@@ -318,6 +318,7 @@ def load_checkpoint(what: str | Path, folder: str | Path | None = None) -> tuple
 
 
 def _sam(entry: Checkpoint, state: State, path: str | Path) -> nn.Module:
+    state = unwrapped(state)
     try:
         config = config_of(state)
     except WeightsError as error:

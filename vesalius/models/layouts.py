@@ -63,7 +63,7 @@ def nnunet(
     classes: int = 2,
     base: int = 32,
     pools: tuple[Axes, ...] = ((2, 2, 2),) * 5,
-    first_kernel: Axes = (),
+    kernels: tuple[Axes, ...] = (),
     max_features: int | None = None,
     deep_supervision: str = "training",
 ) -> UNetConfig:
@@ -73,7 +73,7 @@ def nnunet(
     """
     dims, levels = len(pools[0]), len(pools) + 1
     limit = max_features or (320 if dims == 3 else 480)
-    kernels = ((*first_kernel,) or (3,) * dims, *((3,) * dims,) * (levels - 1))
+    kernels = kernels or ((3,) * dims,) * levels
     return UNetConfig(
         in_channels,
         classes,
@@ -113,21 +113,36 @@ def residual_encoder(
 
 def official(config: dict[str, Any]) -> tuple[UNetConfig, Convert]:
     """Our configuration for a reference file's `config`, and the conversion of its tensors; raises UnknownName."""
-    given = {key: value for key, value in config.items() if key != "layout"}
     layout = config.get("layout", "")
     if layout not in LAYOUTS:
         raise unknown_name("U-Net layout", str(layout), LAYOUTS)
-    for key in ("widths", "first_kernel"):
-        if given.get(key) is not None:
-            given[key] = tuple(given[key])
-    if "pools" in given:
-        given["pools"] = tuple(tuple(pool) for pool in given["pools"])
-    given.pop("dims", None)  # milesial and nested are 2D; nnunet counts the axes of its pools
+    given = arguments(config)
     preset, rename = LAYOUTS[layout]
     if layout == "nnunet":
         given.setdefault("deep_supervision", "always")  # the original answers with all its heads
     ours = preset(**given)
     return ours, renamed(rename(len(ours.widths) - 1))
+
+
+def arguments(config: dict[str, Any]) -> dict[str, Any]:
+    """What a preset takes of a reference file's config: lists become tuples, nnU-Net's `first_kernel` the kernels of all levels.
+
+    The dimensions are left out: milesial and nested are 2D, and nnunet counts the axes of its pools.
+    """
+    given = {key: value for key, value in config.items() if key not in ("layout", "dims", "first_kernel")}
+    for key in ("widths", "pools", "kernels"):
+        if given.get(key) is not None:
+            given[key] = tuple(tuple(each) if isinstance(each, list) else each for each in given[key])
+    if (first := config.get("first_kernel")) and "kernels" not in given:
+        given["kernels"] = (tuple(first), *((3,) * len(first),) * len(given["pools"]))
+    return given
+
+
+def nnunet_kernels(state: State) -> tuple[Axes, ...]:
+    """The kernel of each level of nnU-Net's encoder, the finest first; of its U-Net++ too."""
+    first = re.compile(r"conv_blocks_context\.(\d+)\.(?:0\.)?blocks\.0\.conv\.weight")  # the bottleneck is nested deeper
+    found = {int(level[1]): tuple(tensor.shape[2:]) for name, tensor in state.items() if (level := first.fullmatch(name))}
+    return tuple(found[level] for level in sorted(found))
 
 
 def infer(state: State) -> dict[str, Any]:
@@ -156,7 +171,7 @@ def infer(state: State) -> dict[str, Any]:
             "classes": len(state["seg_outputs.0.weight"]),
             "base": len(first),
             "pools": tuple(tuple(w.shape[2:]) for w in reversed(ups)),
-            "first_kernel": tuple(first.shape[2:]),
+            "kernels": nnunet_kernels(state),
             "max_features": max(w.shape[0] for w in ups),
         }
     raise WeightsError("these are the tensor names of no U-Net that we know", fix=f"known layouts: {', '.join(LAYOUTS)}")

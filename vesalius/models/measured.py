@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from ..core.errors import WeightsError
+from .layouts import nnunet_kernels
 from .naming import State
 
 PER_HEAD = 64  # channels of a head in ViT-B, ViT-L and what is built on them
@@ -38,7 +39,7 @@ def infer_unetpp(state: State) -> dict[str, Any]:
         "classes": len(state["seg_outputs.0.weight"]),
         "base": len(first),
         "pools": tuple(tuple(w.shape[2:]) for w in reversed(ups)),
-        "first_kernel": tuple(first.shape[2:]),
+        "kernels": nnunet_kernels(state),
         "max_features": ups[0].shape[0],
     }
 

@@ -11,10 +11,17 @@ Rename = Callable[[str], str | None]  # an official tensor name -> ours; None: n
 Convert = Callable[[State], State]  # an official state dict -> ours; names it does not know stay, and are reported as unused
 
 
+# What stands in front of every name where a network was saved as a part of something else: by torch's DataParallel, by
+# torch.compile, by a LightningModule.
+WRAPPINGS = ("module.", "_orig_mod.", "model.", "net.", "network.")
+
+
 def unwrapped(state: State) -> State:
-    """Without the `module.` that torch's DataParallel puts in front of every name."""
-    wrapped = bool(state) and all(name.startswith("module.") for name in state)
-    return {name.removeprefix("module."): tensor for name, tensor in state.items()} if wrapped else state
+    """Without what stands in front of every name, one of WRAPPINGS or several."""
+    for wrapping in WRAPPINGS:
+        if state and all(name.startswith(wrapping) for name in state):
+            return unwrapped({name.removeprefix(wrapping): tensor for name, tensor in state.items()})
+    return state
 
 
 def renamed(rename: Rename) -> Convert:

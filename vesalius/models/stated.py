@@ -25,6 +25,7 @@ NNUNET: dict[str, Any] = {
     "widths": Counts,
     "pools": Annotated[tuple[Counts, ...], Field(min_length=1)],
     "first_kernel": Counts,
+    "kernels": Annotated[tuple[Counts, ...], Field(min_length=1)],
     "max_features": PositiveInt | None,
 }
 HEADS: dict[str, Any] = {"heads": PositiveInt, "layers": PositiveInt, "embed_dim": PositiveInt}

@@ -61,7 +61,7 @@ def nnunet(
     classes: int = 2,
     base: int = 32,
     pools: tuple[Axes, ...] = ((2, 2, 2),) * 5,
-    first_kernel: Axes = (),
+    kernels: tuple[Axes, ...] = (),
     max_features: int | None = None,
     deep_supervision: str = "training",
 ) -> UNetPPConfig:
@@ -69,7 +69,7 @@ def nnunet(
 
     The original has exactly five pools. Its trainer teaches X(0,1) alone; ours teaches every head.
     """
-    plain = layouts.nnunet(in_channels, classes, base, pools, first_kernel, max_features)
+    plain = layouts.nnunet(in_channels, classes, base, pools, kernels, max_features)
     return UNetPPConfig(
         in_channels,
         classes,
@@ -86,15 +86,10 @@ def nnunet(
 
 def official(config: dict[str, Any]) -> tuple[UNetPPConfig, Convert]:
     """Our configuration for a reference file's `config`, and the conversion of its tensors; raises UnknownName."""
-    given = {key: value for key, value in config.items() if key not in ("layout", "dims")}  # pools say how many dims
     layout = config.get("layout", "")
     if layout not in LAYOUTS:
         raise unknown_name("U-Net++ layout", str(layout), LAYOUTS)
-    for key in ("widths", "first_kernel"):
-        if given.get(key) is not None:
-            given[key] = tuple(given[key])
-    if "pools" in given:
-        given["pools"] = tuple(tuple(pool) for pool in given["pools"])
+    given = layouts.arguments(config)
     asked = given.pop("deep_supervision", layout == "nnunet")  # nnunet always answers with all its heads
     preset, rename = LAYOUTS[layout]
     ours = preset(**given, deep_supervision="always" if asked else "no")

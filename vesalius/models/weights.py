@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import logging
 import os
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -27,6 +29,13 @@ log = logging.getLogger(__name__)
 PICKLED = (".pth", ".pt", ".ckpt", ".bin", ".model")
 # Buffers that official files carry and we derive or do not need: ignored by name, not by accident.
 IGNORED = ("num_batches_tracked", "relative_position_index", "attn_mask", "mask_values", "empty_weight")
+NUMPY = (np.float64(0).__reduce__()[0], np.empty(0).__reduce__()[0])  # the makers of a number and of an array
+# What training scripts save beside the weights, and opening may make: NumPy's numbers and arrays (nnU-Net's losses), under
+# the name of either NumPy, and the options of a command line. None of it runs anything.
+PLAIN: list[Any] = [
+    *((f, f"numpy.{core}.multiarray.{f.__name__}") for f in NUMPY for core in ("core", "_core")),
+    *(np.ndarray, np.dtype, *(type(np.dtype(code)) for code in "?bhilqBHILQefdU"), argparse.Namespace),
+]
 
 
 @dataclass(frozen=True)
@@ -181,7 +190,8 @@ def _read_pickle(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         with open(path, "rb") as file:
             if file.read(2)[:1] not in (b"P", b"\x80"):  # a zip archive, or a pickle of old
                 raise EOFError
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(PLAIN):
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise WeightsError(
             "this checkpoint is damaged, or would run code when opened",

@@ -83,6 +83,9 @@ def load(
     task, paths, sha256, notes = _find(what, weights)
     loaded = [_load_one(path, task, sha256) for path in paths]
     first = loaded[0][0]
+    if what in CATALOG and what != first.model.name:
+        told = f"these are weights of a '{first.model.name}', not of a '{what}'"
+        raise WeightsError(told, file=paths[0], fix=f"give --model {first.model.name}, or leave it out")
     for path, (other, _) in zip(paths, loaded, strict=True):
         if any(getattr(other, key) != getattr(first, key) for key in ("labels", "channels", "decide", "steps", "slices")):
             raise WeightsError("this fold was trained for other labels, channels, steps or slices than the first", file=path)
@@ -193,7 +196,7 @@ def _use_of(path: Path, metadata: dict[str, str]) -> str:
     if record["frame"] is not None:
         return "point at objects with it: --model FILE, and prompts"
     train = f"vesalius train DATASET --model {record['model']} --weights {path}"
-    return f"teach it one: {train}, its sizes under [model] of the recipe; or name the task that it knows with --task"
+    return f"teach it one: {train}; or name the task that it knows with --task"
 
 
 def _settle(model: nn.Module, device: torch.device) -> nn.Module:

@@ -250,6 +250,11 @@ def read_or_derive(dataset: Path, options: TrainOptions, say: Say, seen: Seen | 
     instances = options.instances or (like is not None and like.instances)
     options = replace(options, instances=instances)
     seen = seen or look(dataset, options, say)
+    if options.recipe is None and like is None and recipe.model and recipe.start is None:
+        say(
+            f"the recipe '{entry(options.model).recipe}' has the paper's sizes, made to begin with pretrained weights "
+            "(--weights FILE); --recipe default plans a smaller network that learns from random ones"
+        )
     return plan_for(seen, dataset, options, recipe, like, say), seen[0]
 
 

@@ -7,6 +7,7 @@ It is meant to be read and edited: `--plan FILE` starts from an edited one.
 
 from __future__ import annotations
 
+import json
 import math
 import tomllib
 from collections.abc import Callable
@@ -21,12 +22,14 @@ from pydantic import ValidationError
 from tomlkit.items import Table
 
 from ..core.atomic import atomic
-from ..core.errors import ChannelError, DatasetError, InputError, LabelError, UnreadableFile
+from ..core.errors import ChannelError, DatasetError, InputError, LabelError, UnreadableFile, WeightsError
 from ..core.image import Shape3
 from ..models.catalog import build, derived, entry, make_config, plain
+from ..models.checkpoints import MODEL_KEY, laid_over
 from ..models.contract import Segmenter
 from ..models.needs import Needs
 from ..models.pretrained import family_of, read_weights
+from ..models.weights import read_metadata
 from ..pipeline.predictor import TASK_KEY
 from ..tasks.decide import Argmax, Decision, Objects, Regions
 from ..tasks.task import Inference, ModelSpec, Slices, Task
@@ -147,6 +150,9 @@ def derive(
         config = plain(make_config(listed.config, {**fitting(like.model.config, recipe.model), **recipe.model}))
     else:
         config = network(model, patch, found, decide.channels(len(labels)), recipe, slices)
+        if recipe.start is not None and (own := network_in(recipe.start, model)):
+            config = continued(model, config, own, recipe)
+            say(f"the network is that of {recipe.start}")
     patch = fit_patch(patch, model, config, dims)
     batch = recipe.batch or max(2, min(8, BATCH_VOXELS[dims] // math.prod(patch)))
     loss = recipe.loss or {"objects": "objects", "regions": "dice_bce"}.get(decide.kind, listed.loss)
@@ -252,6 +258,39 @@ def network(model: str, patch: Shape3, found: Fingerprint, outputs: int, recipe:
     pretrained = recipe.start is not None and family_of(read_weights(recipe.start)) is not None
     needs = Needs(channels, outputs, dims, patch[first:], spacing[first:], recipe.deep_supervision, pretrained, recipe.model)
     return derived(model, needs)
+
+
+def network_in(file: str, model: str) -> dict[str, Any]:
+    """The configuration of the network that a weights file says it holds; {} where it says none.
+
+    Raises WeightsError for another model than `model`, and for a damaged file.
+    """
+    metadata = read_metadata(file) if file.endswith(".safetensors") else {}
+    said = json.loads(metadata[TASK_KEY])["model"] if TASK_KEY in metadata else json.loads(metadata.get(MODEL_KEY, "{}"))
+    name = said.get("name") or said.get("model")
+    if name and name != model:
+        raise WeightsError(f"these are weights of a '{name}', not of a '{model}'", file=file, fix=f"give --model {name}")
+    return said.get("config", {})
+
+
+def continued(model: str, config: dict[str, Any], own: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
+    """The configuration `own` of the weights that a run begins with, for data that `config` was derived from.
+
+    The recipe has the last word here too. Raises WeightsError where the network has other ends or dimensions than the data, or
+    the recipe asks for other sizes than the weights have.
+    """
+    grey = config.get("in_channels") == 1 and own.get("in_channels") == 3 and getattr(entry(model).builder, "repeats_grey", False)
+    for key, what in (("dims", "dimensions"), ("in_channels", "channels"), ("classes", "outputs, background included")):
+        if key in config and own.get(key, config[key]) != config[key] and not (grey and key == "in_channels"):
+            told = f"these weights are for {own[key]} {what}, this run needs {config[key]}"
+            raise WeightsError(told, file=recipe.start, fix="begin with others, or leave out --weights")
+    own = laid_over(config, own)
+    wanted = plain(make_config(entry(model).config, laid_over(own, recipe.model)))
+    if len({tuple((name, t.shape) for name, t in outline(model, each).state_dict().items()) for each in (own, wanted)}) > 1:  # type: ignore[attr-defined]
+        differing = ", ".join(key for key in recipe.model if wanted[key] != own.get(key))
+        told = f"the recipe asks for another network than that of these weights, in {differing}"
+        raise WeightsError(told, file=recipe.start, fix="name another recipe (--recipe default), or leave these out of [model]")
+    return wanted
 
 
 def fitting(config: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

@@ -108,6 +108,11 @@ def test_an_imported_file_is_enough_to_answer_prompts(small: Path, tmp_path: Pat
         assert torch.equal(model(image, prompts).logits, imported.module(image, prompts).logits)
 
 
+def test_a_fine_tuned_medsam_that_several_gpus_wrote_is_medsam(small: Path, tmp_path: Path) -> None:
+    torch.save({"model": {f"module.{n}": t for n, t in load_file(small).items()}, "epoch": 3}, tmp_path / "medsam_latest.pth")
+    assert import_file(tmp_path / "medsam_latest.pth", "medsam").used == len(load_file(small))
+
+
 def test_weights_in_the_folder_are_loaded_by_name(small: Path, tmp_path: Path) -> None:
     (tmp_path / "medsam").mkdir()
     (tmp_path / "medsam" / "model.safetensors").symlink_to(small.resolve())

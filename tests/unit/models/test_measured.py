@@ -44,12 +44,15 @@ def test_half_of_an_official_file_is_refused_by_its_name(folder: str, shared_par
             import_file(file, model, UNTOLD.get(folder))
 
 
+@pytest.mark.parametrize("before", ["module.", "model.", "net._orig_mod."])
 @pytest.mark.parametrize("folder", FOLDERS)
-def test_files_that_data_parallel_wrote_are_the_same_files(folder: str, shared_parity: Path, tmp_path: Path) -> None:
+def test_files_in_which_the_network_is_a_part_are_the_same_files(
+    folder: str, before: str, shared_parity: Path, tmp_path: Path
+) -> None:
     file = shared_parity / folder / "state.safetensors"
     model = json.loads((shared_parity / folder / "config.json").read_text())["model"]
-    save_file({f"module.{name}": tensor for name, tensor in load_state(file)[0].items()}, tmp_path / "parallel.safetensors")
-    plain, wrapped = (import_file(f, model, UNTOLD.get(folder)) for f in (file, tmp_path / "parallel.safetensors"))
+    save_file({f"{before}{name}": tensor for name, tensor in load_state(file)[0].items()}, tmp_path / "part.safetensors")
+    plain, wrapped = (import_file(f, model, UNTOLD.get(folder)) for f in (file, tmp_path / "part.safetensors"))
     ours = plain.module.state_dict()
     assert wrapped.used == plain.used and wrapped.module.config == plain.module.config
     assert all(torch.equal(tensor, ours[name]) for name, tensor in wrapped.module.state_dict().items())

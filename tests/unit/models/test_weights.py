@@ -1,7 +1,10 @@
 """Weights: whole or not at all, verified, never run as code."""
 
+import argparse
+import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors import SafetensorError
@@ -97,6 +100,18 @@ def test_checkpoints_are_unwrapped_and_their_known_extras_dropped(model: nn.Modu
     loaded, metadata = load_state(tmp_path / "weights.pth")
     assert metadata == {} and set(loaded) == set(model.state_dict())
     load_into(UNet(CONFIG), loaded)
+
+
+def test_numbers_and_options_beside_the_weights_do_not_stand_in_the_way(model: nn.Module, tmp_path: Path) -> None:
+    """nnU-Net v1 keeps its losses as NumPy's numbers, others their command line; NumPy 1 wrote another name."""
+    losses = ([np.mean([1.0, 2.0])], [np.float32(0.5)], np.arange(3), [])
+    saved = {"epoch": 3, "state_dict": model.state_dict(), "plot_stuff": losses, "args": argparse.Namespace(lr=0.1)}
+    torch.save(saved, tmp_path / "new.model")
+    with zipfile.ZipFile(tmp_path / "new.model") as new, zipfile.ZipFile(tmp_path / "old.model", "w") as old:
+        for name in new.namelist():
+            old.writestr(name, new.read(name).replace(b"numpy._core.multiarray", b"numpy.core.multiarray"))
+    for file in ("new.model", "old.model"):
+        load_into(UNet(CONFIG), load_state(tmp_path / file)[0])
 
 
 def test_a_checkpoint_whose_names_are_no_words_is_refused(tmp_path: Path) -> None:

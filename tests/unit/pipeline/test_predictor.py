@@ -91,10 +91,12 @@ def test_weights_of_another_kind_are_refused(weights, tmp_path):
         load(tmp_path)
     with pytest.raises(WeightsError, match="trained for 'tiny', not for 'nuclei'"):
         load("nuclei", weights=weights)
+    with pytest.raises(WeightsError, match="weights of a 'unet', not of a 'unetpp'"):
+        load("unetpp", weights=weights)
     model = build("unet", {"dims": 3, "classes": 3, "widths": [4, 8]})
     with pytest.raises(WeightsError, match="does not say what it was trained for"):
         load(save(tmp_path / "bare.safetensors", model, {}))
-    for frame, fix in ((None, r"--model unet --weights .*under \[model\]"), ({}, "--model FILE, and prompts")):
+    for frame, fix in ((None, r"--model unet --weights .*; or name the task"), ({}, "--model FILE, and prompts")):
         imported = {MODEL_KEY: json.dumps({"model": "unet", "config": {}, "frame": frame})}
         with pytest.raises(WeightsError, match=fix):
             load(save(tmp_path / "imported.safetensors", model, imported))

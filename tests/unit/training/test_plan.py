@@ -12,8 +12,13 @@ from trainable import pictures, volumes
 from vesalius.core.errors import ChannelError, DatasetError, InputError, LabelError, UnknownName, UnreadableFile, WeightsError
 from vesalius.core.labels import Label, Labels
 from vesalius.io.datasets import open_dataset
+from vesalius.models.catalog import build, plain
+from vesalius.models.checkpoints import Imported
 from vesalius.models.needs import choose_pools
+from vesalius.models.swin_unet import SwinUnet, SwinUnetConfig
+from vesalius.models.unet import UNet, UNetConfig
 from vesalius.models.vit import Layer
+from vesalius.models.weights import save
 from vesalius.tasks.catalog import TASKS
 from vesalius.training.inspect import CaseFacts, Fingerprint, fingerprint, foreground
 from vesalius.training.loop import train
@@ -80,6 +85,48 @@ def test_weights_that_do_not_fit_are_told_before_a_plan_is_written(tmp_path, pic
     grey = replace(fingerprint(open_dataset(picture_set)), channels=1)
     assert network("transunet", (1, 32, 32), grey, 2, wider, None)["in_channels"] == 3
     assert network("transunet", (1, 32, 32), grey, 2, Recipe(), None)["in_channels"] == 1
+
+
+def test_a_run_begins_with_the_very_network_of_its_weights(tmp_path, picture_set):
+    """Of an imported file or an earlier run, whatever would be planned for these pictures: they fit no other."""
+    data = open_dataset(picture_set)
+    own = UNetConfig(3, 2, widths=(4, 6, 8), norm="batch", stem_stride=(2, 2))
+    imported = Imported("unet", UNet(own), None, None, 0, ()).write(tmp_path / "imported.safetensors", "official.pth")
+    earlier = plan_of(data, Recipe(model={"widths": [4, 6]}, patch=(1, 32, 32)))
+    trained = save(tmp_path / "run.safetensors", build("unet", earlier.task.model.config), earlier.metadata)
+    for file, config in ((imported, plain(own)), (trained, earlier.task.model.config)):
+        assert plan_of(data, Recipe(start=str(file), patch=(1, 32, 32))).task.model.config == config
+    wanted = plan_of(data, Recipe(start=str(imported), model={"dropout": 0.1})).task.model.config
+    assert wanted == plain(replace(own, dropout=0.1))
+    with pytest.raises(WeightsError, match=r"weights of a 'unet', not of a 'unetpp'. Give --model unet"):
+        plan_of(data, Recipe(start=str(imported)), model="unetpp")
+    with pytest.raises(WeightsError, match=r"another network than that of these weights, in widths\. Name another recipe"):
+        plan_of(data, Recipe(start=str(imported), model={"widths": [4, 6, 10]}))
+    other = Imported("unet", UNet(replace(own, classes=5)), None, None, 0, ()).write(tmp_path / "five.safetensors", "five.pth")
+    with pytest.raises(WeightsError, match=r"five.safetensors: these weights are for 5 outputs, .* needs 2"):
+        plan_of(data, Recipe(start=str(other)))
+
+
+def test_weights_for_colours_begin_a_run_on_grey_pictures_where_their_network_repeats_them(tmp_path):
+    data = pictures(tmp_path / "data", count=4, size=(64, 64))
+    for file in (data / "images").iterdir():
+        Picture.open(file).convert("L").save(file)
+    swin = SwinUnetConfig(3, 2, (64, 64), 4, 8, (2, 2), (1, 2), 4)
+    for name, module in (("swin_unet", SwinUnet(swin)), ("unet", UNet(UNetConfig(3, 2, widths=(4, 6))))):
+        file = Imported(name, module, None, None, 0, ()).write(tmp_path / f"{name}.safetensors", "official.pth")
+        if name == "swin_unet":
+            assert plan_of(open_dataset(data), Recipe(start=str(file)), model=name).task.model.config == plain(swin)
+            continue
+        with pytest.raises(WeightsError, match=r"these weights are for 3 channels, this run needs 1"):
+            plan_of(open_dataset(data), Recipe(start=str(file)), model=name)
+
+
+def test_a_network_of_the_papers_size_without_its_weights_is_said(tmp_path, picture_set):
+    for recipe, said in ((None, True), ("default", False)):
+        told = []
+        given = {"model": "transunet", "recipe": recipe, "plan_only": True, "quiet": True, "device": "cpu"}
+        train(picture_set, tmp_path / str(recipe), say=told.append, **given)
+        assert any("--recipe default plans a smaller network" in line for line in told) == said
 
 
 def test_a_shipped_tasks_record_is_taken_over(picture_set):
