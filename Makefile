@@ -3,7 +3,7 @@
 # make test     every test
 # make check    ruff, mypy and the house law
 # make bench    the benchmarks; prints ratios, fails on nothing
-# make docs     docs/cli.md from the commands' own --help
+# make docs     docs/cli.md from the commands' own --help, docs/rooms.md from the files' own first lines
 # make clean    what the above left behind, the environment included
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python3.11)
@@ -38,6 +38,7 @@ bench: setup
 
 docs: setup
 	$(BIN)/python -m typer vesalius.apps.cli utils docs --name vesalius --title "The command line" --output docs/cli.md
+	$(BIN)/python tests/house/rooms.py > docs/rooms.md
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info demo_out .pytest_cache .ruff_cache .mypy_cache .hypothesis

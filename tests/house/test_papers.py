@@ -7,6 +7,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from house.rooms import rooms
 
 ROOT = Path(__file__).resolve().parents[2]
 # Written in pieces, so that this file does not accuse itself.
@@ -62,6 +63,11 @@ def test_the_command_line_page_equals_the_commands_own_help(tmp_path):
     )
     written = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
     assert written == page.read_text(encoding="utf-8"), "docs/cli.md is out of date: run `make docs`"
+
+
+def test_the_page_of_rooms_is_that_of_the_files():
+    written = (ROOT / "docs" / "rooms.md").read_text(encoding="utf-8")
+    assert written == rooms(), "docs/rooms.md is out of date: run `make docs`"
 
 
 def requirement_name(requirement: str) -> str:

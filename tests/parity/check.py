@@ -30,8 +30,6 @@ import compare_unetpp
 import numpy as np
 from reference import Folder
 
-from vesalius.core.errors import InputError
-
 TOLERANCE, LEAST_IOU = 1e-4, 0.999
 AMPLIFIED = 1e-3  # the largest difference where the root mean square is within TOLERANCE, for the arrays in ROUNDED
 
@@ -103,8 +101,8 @@ def main(paths: list[str]) -> int:
     for path in paths:
         try:
             codes.add(check(path))
-        except (InputError, OSError, KeyError) as error:
-            print(f"{path}: {error}")
+        except Exception as error:  # whatever is wrong with one folder, the others have their turn
+            print(f"{path}: {type(error).__name__}: {error}")
             codes.add(1)
     return 1 if 1 in codes else 2 if 2 in codes else 0
 
