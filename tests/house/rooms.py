@@ -10,8 +10,8 @@ ROOT = Path(__file__).resolve().parents[2]
 ROOMS = ("core", "io", "transforms", "models", "models/sam", "metrics", "tasks", "pipeline", "training", "apps")
 HEAD = """# The rooms, file by file
 
-The first line of every file's docstring; `make docs` writes this page. Who may import whom stands in [house.md](house.md), what each room
-offers the others in [contracts.md](contracts.md)."""
+The first line of every file's docstring; `make docs` writes this page. Who may import whom stands in [house.md](house.md),
+what each room offers the others in [contracts.md](contracts.md)."""
 
 
 def rooms() -> str:

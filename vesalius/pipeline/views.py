@@ -9,7 +9,7 @@ anything else                the window given, or else the weights' own rule (`c
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -44,6 +44,8 @@ class View:
             raise ChannelError(f"{several}, and nothing says that they are colours", file=file, fix=fix)
         if image.array.dtype.kind == "f" and not all(np.isfinite(plane).all() for channel in image.array for plane in channel):
             raise InputError("the image holds NaN or infinity", file=file, fix="replace them by a number")
+        if image.array.dtype == bool:
+            image = replace(image, array=image.array.astype(np.uint8) * np.uint8(255))
         if window is not None:
             if len(window) != 2 or not all(map(math.isfinite, window)):
                 fix = "give (low, high), such as (-160, 240)"

@@ -38,6 +38,8 @@ def test_colours_stay_and_a_constant_image_is_black():
     colours = image(np.arange(36, dtype=np.uint8).reshape(3, 1, 3, 4))
     assert np.array_equal(View.of(colours, None, RULE).picture(Plane(0, 0)), colours.array[:, 0].transpose(1, 2, 0))
     assert not View.of(image(np.full((1, 1, 3, 4), 7.0, np.float32)), None, RULE).picture(Plane(0, 0)).any()
+    yes_or_no = np.arange(12).reshape(1, 1, 3, 4) % 2 > 0
+    assert np.array_equal(View.of(image(yes_or_no), None, RULE).picture(Plane(0, 0))[..., 0], 255 * yes_or_no[0, 0])
 
 
 def test_a_few_bright_pixels_in_the_dark_are_seen():
