@@ -28,7 +28,7 @@ from .checkpoint import CHECKPOINT, load_checkpoint
 from .data import Order, Samples, batches, gather
 from .identity import identity
 from .inspect import Fingerprint, fingerprint
-from .plan import Data, Plan, check_labels, derive, fit_patch, read_plan, write_plan
+from .plan import Data, Plan, check_labels, derive, fit_patch, read_plan, unmirrored, write_plan
 from .recipe import Recipe, override, read_recipe
 from .session import RunSummary, Say, Session, TrainOptions
 from .split import Split, read_split, split_cases, write_split
@@ -209,9 +209,10 @@ def require_no_contradiction(plan: Plan, options: TrainOptions) -> None:
 
 
 def fitting_recipe(options: TrainOptions, plan: Plan) -> Recipe:
-    """The recipe that was asked for, its patch as `derive` makes it fit, with what the caller chose."""
+    """The recipe that was asked for, its patch and flips as `derive` makes them fit, with what the caller chose."""
     task = plan.task
-    recipe = adjust(chosen_recipe(options, task.model.name), options)
+    axis = next((step.slices for step in task.steps if step.kind == "orient"), "axial")
+    recipe = unmirrored(adjust(chosen_recipe(options, task.model.name), options), task.labels, axis)
     if recipe.patch is None:
         return recipe
     return recipe.model_copy(update={"patch": fit_patch(recipe.patch, task.model.name, task.model.config, task.model_dims)})
