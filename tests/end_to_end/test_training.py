@@ -222,6 +222,18 @@ def test_folds_cut_another_way_are_refused_beside_those_that_are_there(tmp_path)
     assert {path.name for path in (tmp_path / "run").iterdir()} == {"fold_0", "fold_1"}
 
 
+def test_folds_of_one_run_are_cut_from_the_same_cases_by_the_same_seed(tmp_path):
+    data, chosen = pictures(tmp_path / "data", 6), options(tmp_path, [1, 16, 16], plan_only=True)
+    train(data, tmp_path / "run", replace(chosen, folds=3, fold=0, seed=1), say=lambda _: None)
+    (tmp_path / "who.csv").write_text("case,patient\n" + "".join(f"case_{i:02d},p{i // 2}\n" for i in range(6)))
+    fewer = pictures(tmp_path / "fewer", 5)
+    for other, more in ((data, {"seed": 2}), (data, {"seed": 1, "patients": tmp_path / "who.csv"}), (fewer, {"seed": 1})):
+        with pytest.raises(InputError, match="fold_0 here is of another cut than fold_1"):
+            train(other, tmp_path / "run", replace(chosen, folds=3, fold=1, **more), say=lambda _: None)
+        assert not (tmp_path / "run" / "fold_1").exists()
+    train(data, tmp_path / "run", replace(chosen, folds=3, fold=1, seed=1), say=lambda _: None)
+
+
 def test_a_table_of_patients_is_found_again_from_another_folder(tmp_path, monkeypatch):
     data, chosen = pictures(tmp_path / "data", 6), options(tmp_path, [1, 16, 16])
     (tmp_path / "who.csv").write_text("case,patient\n" + "".join(f"case_{i:02d},p{i // 2}\n" for i in range(6)))
@@ -254,11 +266,29 @@ def test_another_recipe_than_the_runs_own_is_refused_not_ignored(stopped, tmp_pa
 
 
 @pytest.mark.parametrize(
-    "asked", [{"task": "nuclei"}, {"instances": True}, {"patients": "cases.csv"}, {"recipe": "nuclei"}, {"seed": 9}]
-)
+    "before, after, key",
+    [('optimiser = "muon"', 'optimiser = "sgd"', "recipe.optimiser"), ("batch = 4", "batch = 2", "recipe.batch"),
+     ('norm = "instance"', 'norm = "batch"', "task.model.config.norm"), ('name = "foreground"', 'name = "polyp"', "task.labels")],
+)  # fmt: skip
+def test_a_run_does_not_go_on_by_a_plan_that_was_edited_meanwhile(copied, before, after, key):
+    data, run, chosen = copied
+    plan = run / "plan.toml"
+    assert before in plan.read_text()
+    plan.write_text(plan.read_text().replace(before, after))
+    with pytest.raises(InputError, match=f"{key}.* when this run began") as caught:
+        train(data, run, replace(chosen, resume=True, recipe=None, epochs=2), say=lambda _: None)
+    assert "--plan" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [{"task": "nuclei"}, {"instances": True}, {"patients": "cases.csv"}, {"recipe": "nuclei"}, {"seed": 9},
+     {"weights": "run/weights.safetensors"}],
+)  # fmt: skip
 def test_another_job_than_the_runs_own_is_refused_not_ignored(stopped, asked):
     data, run, chosen = stopped
     (name,) = asked
+    asked = {name: run.parent / value if name == "weights" else value for name, value in asked.items()}
     with pytest.raises(InputError, match=f"this run began with.*--{name}"):
         train(data, run, replace(chosen, resume=True, **asked), say=lambda _: None)
 

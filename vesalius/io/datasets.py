@@ -182,7 +182,7 @@ def _labels(root: Path, found: Found, instances: bool, notes: list[str]) -> tupl
         told = f"masks hold 255 and {len(values) - 1} rarer greys up to it: soft edges of one class, no labels"
         raise LabelError(told, file=root, fix="threshold the masks at 128, or declare the classes in dataset.json")
     if 255 in values and max((0, *values[:-1])) < 128:
-        notes.append('255 is read as a class; if it marks what nobody labelled, give a dataset.json with "ignore": 255 in "labels"')
+        notes.append('255 is taken as a class; if it is what nobody labelled, give a dataset.json with "ignore": 255 in "labels"')
     if len(values) > MANY_LABELS or _look_numbered(held):
         notes.append(f"masks hold {len(values)} different values; if these are objects, not classes, use --instances")
     if max(values) > 65535:

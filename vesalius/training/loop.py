@@ -24,7 +24,7 @@ from ..tasks.task import Task
 from .appearance import shares
 from .augment import Augmentation
 from .border import class_weights
-from .checkpoint import CHECKPOINT, load_checkpoint
+from .checkpoint import CHECKPOINT, load_checkpoint, require_unedited
 from .data import Order, Samples, batches, gather
 from .identity import identity
 from .inspect import Fingerprint, fingerprint
@@ -112,6 +112,8 @@ def begin(dataset: Path, run: Path, options: TrainOptions, say: Say, seen: Seen 
     split = split_cases(
         data.cases, fraction=fraction, seed=plan.recipe.seed, folds=options.folds, fold=options.fold or 0, say=say
     )
+    if options.folds is not None:
+        require_one_cut(data, plan.recipe, options.folds, run)
     plan = with_data(plan, cases=identity(cases_of(split, data)))
     if is_main():
         write_split(split, run / "split.json")  # first: whoever finds a plan finds its split
@@ -158,8 +160,18 @@ def require_same_folds(out: Path, folds: int) -> None:
             raise InputError(f"the folds here are {before}, not {folds}", file=out, fix=fix)
 
 
+def require_one_cut(data: Any, recipe: Recipe, folds: int, run: Path) -> None:
+    """Raises InputError where another fold beside `run` was cut from other cases, by another seed or other patients."""
+    for fold in range(folds):
+        file = run.parent / f"fold_{fold}" / "split.json"
+        ours = split_cases(data.cases, fraction=0.5, seed=recipe.seed, folds=folds, fold=fold, say=lambda _: None)
+        if file.is_file() and ours != read_split(file):
+            told = f"{file.parent.name} here is of another cut than {run.name}: of other cases, another seed or other patients"
+            raise InputError(told, file=run.parent, fix="repeat what that fold was given, or name another folder")
+
+
 def require_same(plan: Plan, run: Path, options: TrainOptions) -> None:
-    """Raises InputError where a run to be resumed is asked for another recipe, plan, task, model or seed than it began with."""
+    """Raises InputError where a run to be resumed is asked for another recipe, plan, task, model, seed or weights."""
 
     def refuse(option: str, told: str) -> InputError:
         return InputError(f"this run began with {told}", file=run, fix=f"leave out --{option} to go on, or start a new run")
@@ -175,6 +187,8 @@ def require_same(plan: Plan, run: Path, options: TrainOptions) -> None:
         raise refuse("seed", f"the seed {plan.recipe.seed}, not {options.seed}")
     if options.patients is not None and absolute(options.patients) != absolute(data.patients):
         raise refuse("patients", f"the patients of {data.patients or 'its own dataset'}")
+    if options.weights is not None and absolute(options.weights) != plan.recipe.start:
+        raise refuse("weights", f"the weights of {plan.recipe.start}" if plan.recipe.start else "random weights")
     if options.plan is not None:
         wanted = read_plan(options.plan)
         if wanted.task != task:
@@ -310,12 +324,15 @@ def fit(plan: Plan, split: Split, data: Any, run: Path, options: TrainOptions, s
     """Train as the plan says, from the checkpoint if the run is resumed, to its end."""
     cases_of(split, data)  # all of them are there
     cases = {case.name: case for case in data.cases}
+    state = load_checkpoint(run / CHECKPOINT) if options.resume and (run / CHECKPOINT).is_file() else None
+    if state is not None:
+        require_unedited(plan, state, run / "plan.toml")
     trainer = Trainer(plan, choose_device(options.device), limit_of(plan.recipe))
     prepared = gather(data, [cases[n] for n in split.train], plan.task, cache=run / "cache", limit_gb=options.cache_gb, say=say)
     held = Held(data, tuple(cases[n] for n in split.validation))
     session = Session(plan, trainer, held, run, options, say)
-    if options.resume and (run / CHECKPOINT).is_file():
-        session.restore(load_checkpoint(run / CHECKPOINT))
+    if state is not None:
+        session.restore(state)
         say(f"going on from step {trainer.step}")
     elif plan.recipe.start is not None:
         say(trainer.begin(plan.recipe.start))

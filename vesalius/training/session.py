@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ..models.weights import load_into, load_state, save
 from ..pipeline.runs import RUN_WEIGHTS
-from .checkpoint import CHECKPOINT, save_checkpoint
+from .checkpoint import CHECKPOINT, save_checkpoint, settled
 from .journal import Bar, Journal
 from .plan import Plan
 from .recipe import Recipe
@@ -179,7 +179,7 @@ class Session:
         self.saved = time.monotonic()
         if self.main:
             mine = {name: getattr(self, name) for name in ("losses", "best", "best_epoch", "stale", "dice", "validating")}
-            save_checkpoint(self.run / CHECKPOINT, {**self.trainer.state(), "session": mine})
+            save_checkpoint(self.run / CHECKPOINT, {**self.trainer.state(), "session": mine, "plan": settled(self.plan)})
 
     def restore(self, state: dict[str, Any]) -> None:
         """Stand where `save` was called."""
