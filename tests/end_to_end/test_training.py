@@ -314,6 +314,19 @@ def test_fixed_folders_are_the_split(tmp_path):
     assert len(split["validation"]) == 2 and all(name.startswith("validation") for name in split["validation"])
 
 
+@pytest.mark.parametrize("only, said", [("train", "no kept-back case holds b"), ("validation", "no training case holds b")])
+def test_a_label_on_one_side_of_the_split_alone_is_told(tmp_path, only, said):
+    data, told = tmp_path / "data", []
+    for side, count in (("train", 3), ("validation", 1)):
+        for file in (pictures(data / side, count) / "masks").iterdir():
+            mask = np.array(Image.open(file)) // 255
+            mask[0, 0] = 2 if side == only else 0
+            Image.fromarray(mask).save(file)
+    (data / "dataset.json").write_text(json.dumps({"labels": {"background": 0, "a": 1, "b": 2}}))
+    train(data, tmp_path / "run", options(tmp_path, [1, 16, 16], steps_per_epoch="15"), say=told.append)
+    assert any(said in line for line in told) and sum("case holds" in line for line in told) == 1
+
+
 def test_named_patients_stay_together(tmp_path):
     data = pictures(tmp_path / "data")
     rows = [f"case_{i:02d},patient_{i // 4}" for i in range(10)]

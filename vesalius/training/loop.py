@@ -5,6 +5,7 @@ RUN/plan.toml  split.json  metrics.jsonl  tensorboard/  checkpoint.pt  weights.s
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from .appearance import shares
 from .augment import Augmentation
 from .border import class_weights
 from .checkpoint import CHECKPOINT, load_checkpoint, require_unedited
-from .data import Order, Samples, batches, gather
+from .data import Order, Prepared, Samples, batches, gather
 from .identity import identity
 from .inspect import Fingerprint, fingerprint
 from .plan import Data, Plan, check_labels, derive, fit_patch, read_plan, unmirrored, write_plan
@@ -301,9 +302,15 @@ def absolute(path: str | Path | None) -> str | None:
 
 
 def chosen_recipe(options: TrainOptions, model: str, like: Task | None = None) -> Recipe:
-    """The recipe that was asked for, or that of the shipped task `like`, or of the model's catalog entry; for this model."""
+    """The recipe that was asked for, or that of the shipped task `like`, or of the model's catalog entry; for this model.
+
+    Raises UnknownName where it speaks of a model that is not there.
+    """
     chosen = options.recipe or (like.name if like else entry(model).recipe)
-    return (chosen if isinstance(chosen, Recipe) else read_recipe(chosen)).of(model)
+    recipe = chosen if isinstance(chosen, Recipe) else read_recipe(chosen)
+    for name in recipe.each or {}:
+        entry(name)  # one that is misspelt is told, not passed over
+    return recipe.of(model)
 
 
 def adjust(recipe: Recipe, options: TrainOptions) -> Recipe:
@@ -329,6 +336,8 @@ def fit(plan: Plan, split: Split, data: Any, run: Path, options: TrainOptions, s
         require_unedited(plan, state, run / "plan.toml")
     trainer = Trainer(plan, choose_device(options.device), limit_of(plan.recipe))
     prepared = gather(data, [cases[n] for n in split.train], plan.task, cache=run / "cache", limit_gb=options.cache_gb, say=say)
+    if missing := never_shown(prepared, plan.task):
+        say(f"no training case holds {', '.join(missing)}: this cannot be learned")
     held = Held(data, tuple(cases[n] for n in split.validation))
     session = Session(plan, trainer, held, run, options, say)
     if state is not None:
@@ -339,6 +348,12 @@ def fit(plan: Plan, split: Split, data: Any, run: Path, options: TrainOptions, s
     samples = make_samples(prepared, plan)
     rank, world = trainer.accelerator.process_index, trainer.accelerator.num_processes
     return session.train(batches(samples, Order(trainer.step, plan.recipe.batch or 1, rank, world), plan.recipe.workers))
+
+
+def never_shown(prepared: Sequence[Prepared], task: Task) -> list[str]:
+    """The labels that no prepared case holds."""
+    shown = {int(case.mask[tuple(spots[0])]) for case in prepared for spots in case.spots}
+    return [] if task.instances else [label.name for k, label in enumerate(task.labels, 1) if k not in shown]
 
 
 def make_samples(prepared: list, plan: Plan) -> Samples:

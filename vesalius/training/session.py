@@ -202,6 +202,8 @@ class Session:
             journal.write(self._line() | {"final": True} | begun | flat(self.dice, means(scores)))
             report = write_report(self.run, self.plan, scores)
             write_scores(self.run, Scored(trainer.step, seconds, scores))
+            if unseen := [label for label, values in means(scores).items() if math.isnan(values.get("dice", math.nan))]:
+                self.say(f"no kept-back case holds {', '.join(unseen)}, nor was it found in one: the Dice leaves it out")
             spent = f"{trainer.step} steps in {seconds / 60:.1f} minutes"
             self.say(f"{spent}; validation Dice {self.dice:.4f} over {len(self.held)} cases; see {report}")
         trainer.accelerator.wait_for_everyone()
