@@ -201,7 +201,7 @@ def _soft_edged(values: list[int], masks: list[Path]) -> bool:
     dark, bright = sum(value < 128 for value in values), sum(128 <= value < 255 for value in values)
     if max(values) != 255 or min(dark, bright) < 2:
         return False
-    counts = sum(np.bincount(read_mask(file).array.ravel(), minlength=256) for file in masks)
+    counts = np.sum([np.bincount(read_mask(file).array.ravel(), minlength=256) for file in masks], 0)
     return bool(counts[255] > 3 * counts[1:255].max())
 
 

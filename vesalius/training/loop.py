@@ -22,6 +22,7 @@ from ..pipeline.predictor import choose_device
 from ..pipeline.runs import RUN_WEIGHTS
 from ..tasks.catalog import TASKS
 from ..tasks.task import Task
+from ..transforms.spatial import Orient
 from .appearance import shares
 from .augment import Augmentation
 from .border import class_weights
@@ -226,7 +227,7 @@ def require_no_contradiction(plan: Plan, options: TrainOptions) -> None:
 def fitting_recipe(options: TrainOptions, plan: Plan) -> Recipe:
     """The recipe that was asked for, its patch and flips as `derive` makes them fit, with what the caller chose."""
     task = plan.task
-    axis = next((step.slices for step in task.steps if step.kind == "orient"), "axial")
+    axis = next((step.slices for step in task.steps if isinstance(step, Orient)), Orient().slices)
     recipe = unmirrored(adjust(chosen_recipe(options, task.model.name), options), task.labels, axis)
     if recipe.patch is None:
         return recipe
