@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+
+from vesalius.training.loop import TrainOptions
 
 RECIPE = """
 batch = 4
@@ -80,6 +83,14 @@ def volumes(root: Path, count: int = 8, spacings: tuple[tuple[float, float, floa
         nibabel.save(nibabel.Nifti1Image(image.astype(np.float32), affine), root / "images" / f"case_{i}.nii.gz")
         nibabel.save(nibabel.Nifti1Image(mask, affine), root / "labels" / f"case_{i}.nii.gz")
     return root
+
+
+def options(tmp_path: Path, patch: list[int], **more: Any) -> TrainOptions:
+    """Options of a run of two steps; those of a recipe (epochs="3") among them replace its lines."""
+    changes = {key: more.pop(key) for key in ("epochs", "steps_per_epoch", "workers", "validate_every") if key in more}
+    file = recipe(tmp_path / "quick.toml", patch, **{"workers": "0", "epochs": "1", "steps_per_epoch": "2", **changes})
+    return TrainOptions(recipe=file, quiet=True, device="cpu", **more)
+
 
 # A shoot-out of two networks that takes a second or two.
 TINY_SHOOT_OUT = """

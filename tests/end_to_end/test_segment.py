@@ -13,6 +13,7 @@ from PIL import Image as Picture
 from specimens import picture, save_tiny, volume
 
 from vesalius.core.errors import ChannelError, GeometryError, InputError, OutputError
+from vesalius.core.labels import Label, Labels
 from vesalius.io.files import read, read_mask
 from vesalius.pipeline import segment as room
 from vesalius.pipeline.explain import explain
@@ -271,6 +272,15 @@ def test_flips_are_the_tasks_own_or_as_asked_for(task, own):
     assert room.flips_of(record, None) == own
     assert room.flips_of(record, False) == ()
     assert room.flips_of(record, True) == (own or every)
+
+
+def test_mirrored_images_are_not_averaged_where_labels_tell_left_from_right():
+    sides = Labels((Label(1, "Left-Hippocampus"), Label(2, "Right-Hippocampus")))
+    task = TASKS["hippocampus"]
+    alone = task.inference.model_copy(update={"flips": ()})
+    with pytest.raises(InputError, match="tell left from right"):
+        room.flips_of(task.model_copy(update={"labels": sides, "inference": alone}), True)
+    assert room.flips_of(task.model_copy(update={"labels": sides}), True) == task.inference.flips  # as its plan says
 
 
 def test_a_fault_of_ours_in_one_case_is_listed_and_the_others_are_done(picture_weights, tmp_path, monkeypatch):

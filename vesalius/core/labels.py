@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import colorsys
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from .errors import LabelError, unknown_name
+
+OTHER_SIDE = {"left": "right", "right": "left"} | {"l": "r", "r": "l", "lt": "rt", "rt": "lt", "lh": "rh", "rh": "lh"}
+SIDE = re.compile(r"left|right|(?<![a-z])(?:[lr][th]?)(?![a-z])")
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,12 @@ class Labels:
     def nested(self) -> bool:
         """Whether the labels paint nested regions, the outermost first."""
         return any(label.region for label in self.items)
+
+    @property
+    def sided(self) -> bool:
+        """Whether a label has its counterpart of the other side: kidney_left and kidney_right, L lung and R lung."""
+        names = [label.name.lower() for label in self.items]
+        return any(SIDE.search(name) and SIDE.sub(lambda side: OTHER_SIDE[side[0]], name) in names for name in names)
 
     def named(self, name: str) -> Label:
         """The label called `name`; raises UnknownName."""

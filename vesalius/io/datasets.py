@@ -163,7 +163,8 @@ def _labels(root: Path, found: Found, instances: bool, notes: list[str]) -> tupl
     """Declared labels, else those the masks hold; and whether {0, 255} means {0, 1}."""
     if found.labels is not None and not instances:
         return found.labels, False
-    held = [each - {0} for each in _scan([case.mask for case in found.cases if case.mask])]
+    masks = [case.mask for case in found.cases if case.mask]
+    held = [each - {0} for each in _scan(masks)]
     values = sorted(set().union(*held))
     if not values:
         raise DatasetError("all masks are empty", file=root, fix="label something first")
@@ -177,6 +178,11 @@ def _labels(root: Path, found: Found, instances: bool, notes: list[str]) -> tupl
         others = ", others only 0 and 1" if 1 in values else ""
         notes.append(f"masks hold only 0 and 255{others}: 255 is read as label 1")
         return Labels((Label(1, "foreground"),)), True
+    if _soft_edged(values, masks):
+        told = f"masks hold 255 and {len(values) - 1} rarer greys up to it: soft edges of one class, no labels"
+        raise LabelError(told, file=root, fix="threshold the masks at 128, or declare the classes in dataset.json")
+    if 255 in values and max((0, *values[:-1])) < 128:
+        notes.append('255 is taken as a class; if it is what nobody labelled, give a dataset.json with "ignore": 255 in "labels"')
     if len(values) > MANY_LABELS or _look_numbered(held):
         notes.append(f"masks hold {len(values)} different values; if these are objects, not classes, use --instances")
     if max(values) > 65535:
@@ -188,6 +194,15 @@ def _look_numbered(held: list[set[int]]) -> bool:
     """Whether the masks' values look like numbers of objects: 1 to n without a gap in each, n now large, now small."""
     counts = [len(values) for values in held if values]
     return max(counts) >= MANY_OBJECTS and max(counts) >= 2 * min(counts) and all(max(v) == len(v) for v in held if v)
+
+
+def _soft_edged(values: list[int], masks: list[Path]) -> bool:
+    """Whether masks of one class, 255, were smoothed, resampled or saved as JPEG: dark and bright greys, each rare beside it."""
+    dark, bright = sum(value < 128 for value in values), sum(128 <= value < 255 for value in values)
+    if max(values) != 255 or min(dark, bright) < 2:
+        return False
+    counts = np.sum([np.bincount(read_mask(file).array.ravel(), minlength=256) for file in masks], 0)
+    return bool(counts[255] > 3 * counts[1:255].max())
 
 
 def _scan(masks: list[Path]) -> list[set[int]]:

@@ -16,7 +16,7 @@ from .formats import is_dicom, suffix_of
 
 MASK_FOLDERS = ("masks", "labels")
 VALIDATION_FOLDERS = ("validation", "val")
-MASK_ENDINGS = ("_mask", "_seg", "_label", "_dseg")  # case_mask.png is the mask of case.png as well
+MASK_ENDINGS = ("_mask", "_seg", "_segmentation", "_label", "_dseg")  # case_mask.png is the mask of case.png as well
 JSON = "dataset.json"
 
 
@@ -247,6 +247,8 @@ def _declared_labels(described: dict[str, Any], file: Path) -> Labels:
         pairs.append((frozenset(map(int, numbers)), str(name)))
     ignore = next((min(numbers) for numbers, name in pairs if name == "ignore"), None)
     kept = [(numbers, name) for numbers, name in pairs if numbers != {0} and name != "ignore"]
+    if not kept:
+        raise DatasetError("dataset.json declares no label beside background", file=file, fix='add it, such as "name": 1')
     try:
         if any(isinstance(value, list) for value in declared.values()):
             return Labels(_nested(kept, described.get("regions_class_order")), ignore)

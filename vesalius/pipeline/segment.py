@@ -224,9 +224,11 @@ def segment_image(
 
 
 def predictor_of(options: SegmentOptions) -> Predictor:
-    """What the options name, on their device, by their arithmetic and engine. Raises as `load`."""
+    """What the options name, on their device, by their arithmetic and engine. Raises as `load` and `flips_of`."""
     how = {key: getattr(options, key) for key in ("weights", "device", "precision", "engine")}
-    return load(options.task or options.model, **how)
+    predictor = load(options.task or options.model, **how)
+    flips_of(predictor.task, options.flips)  # what cannot be is told before the first case
+    return predictor
 
 
 def inputs_of(input: str | Path, options: SegmentOptions, task: Task) -> list[Input]:
@@ -284,11 +286,17 @@ def fit_channels(image: Image, task: Task) -> Image:
 
 
 def flips_of(task: Task, wanted: bool | None) -> tuple[int, ...]:
-    """Axes to mirror: the task's own; all the model knows where flips are asked for and the task names none; or none."""
+    """Axes to mirror: the task's own; all there are where flips are asked for and the task names none; or none.
+
+    Raises InputError where that would mix left and right: who tells them apart knows no mirrored patient.
+    """
     if wanted is None:
         return task.inference.flips
     if not wanted:
         return ()
+    if task.labels.sided and not task.inference.flips:
+        told = f"the labels of '{task.name}' tell left from right: mirrored images would mix them"
+        raise InputError(told, fix="leave out --flips")
     return task.inference.flips or ((1, 2) if task.model_dims == 2 else (0, 1, 2))
 
 

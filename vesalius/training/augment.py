@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -83,18 +85,39 @@ class Augmentation:
         return [*steps, MirrorTransform(axes)] if axes else steps
 
     def _intensity(self) -> list[BasicTransform]:
-        s, one = self.settings, self.settings.channels_together
+        s, one, coarse = self.settings, self.settings.channels_together, 1 / max(self.settings.low_resolution[0], 1e-3)
         steps = [
             (GaussianNoiseTransform(s.noise, 1, one), s.noise_p),
-            (GaussianBlurTransform(s.blur_px, one, True, 1), s.blur_p),
+            (self._along(GaussianBlurTransform(s.blur_px, one, True, 1), 3 * s.blur_px[1] + 1), s.blur_p),
             (MultiplicativeBrightnessTransform(BGContrast(s.brightness), one, 1), s.brightness_p),
             (BrightnessAdditiveTransform(0, s.shift, one, 1), s.shift_p if s.shift else 0.0),
             (ContrastTransform(BGContrast(s.contrast), True, one, 1), s.contrast_p),
-            (SimulateLowResolutionTransform(s.low_resolution, True, True, (), None, 1), s.low_resolution_p),
+            (self._along(SimulateLowResolutionTransform(s.low_resolution, True, True, (), None, 1), coarse), s.low_resolution_p),
             (GammaTransform(BGContrast(s.gamma), 1, one, 1, 1), s.gamma_p * s.gamma_invert_p),
             (GammaTransform(BGContrast(s.gamma), 0, one, 1, 1), s.gamma_p * (1 - s.gamma_invert_p)),
         ]
-        return [RandomTransform(step, p) for step, p in steps if p > 0]
+        return [RandomTransform(step, p) for step, p in steps if p > 0 and step is not None]
+
+    def _along(self, step: BasicTransform, least: float) -> Any:
+        """The step along the axes of the patch that have `least` voxels, plane by plane where the others have fewer; or None."""
+        short = tuple(axis for axis, size in enumerate(self.patch, 1) if size < least)
+        if not short:
+            return step
+        return Planes(step, short) if len(short) < self.dims else None
+
+
+@dataclass(frozen=True)
+class Planes:
+    """A step on images (C, *S) that leaves the `short` axes (counted with C) alone: what lies along them are channels to it."""
+
+    step: BasicTransform
+    short: tuple[int, ...]
+
+    def __call__(self, **data: torch.Tensor) -> dict[str, torch.Tensor]:
+        front = tuple(range(1, len(self.short) + 1))
+        ahead = data["image"].movedim(self.short, front)
+        done = self.step(image=ahead.flatten(0, len(self.short)))["image"]
+        return data | {"image": done.view(ahead.shape).movedim(front, self.short)}
 
 
 def elastic(data: dict[str, torch.Tensor], settings: Augment, border: str) -> dict[str, torch.Tensor]:

@@ -5,6 +5,7 @@ No state of random generators is kept: every draw of step n is a function of (se
 
 from __future__ import annotations
 
+import json
 import pickle
 from pathlib import Path
 from typing import IO, Any
@@ -12,10 +13,11 @@ from typing import IO, Any
 import torch
 
 from ..core.atomic import atomic
-from ..core.errors import UnreadableFile
+from ..core.errors import InputError, UnreadableFile
 
 FORMAT = 1
 CHECKPOINT = "checkpoint.pt"  # in the run folder
+MAY_CHANGE = {"epochs", "steps", "minutes", "patience", "workers", "precision"}  # of a recipe, when its run goes on
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -39,6 +41,28 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise UnreadableFile("this checkpoint was written by another version", file=path, fix="start anew without --resume")
     return state
+
+
+def settled(plan: Any) -> str:
+    """What of a plan a run holds to from its first step to its last, as JSON: all but where the data lie and when it ends."""
+    return json.dumps(plan.model_dump(mode="json", exclude={"data": True, "recipe": MAY_CHANGE}), sort_keys=True)
+
+
+def require_unedited(plan: Any, state: dict[str, Any], file: Path) -> None:
+    """Raises InputError where the plan in `file` is no longer the one that the checkpoint's run began with."""
+    if "plan" not in state:  # of a version that did not remember it
+        return
+    began, now = flattened(json.loads(state["plan"])), flattened(json.loads(settled(plan)))
+    if key := next((key for key in {**began, **now} if began.get(key) != now.get(key)), None):
+        told = f"{key} was {began.get(key)} when this run began, and is {now.get(key)}"
+        raise InputError(told, file=file, fix="set it back to go on, or start a new run from the edited plan with --plan")
+
+
+def flattened(values: Any, key: str = "") -> dict[str, Any]:
+    """The values of nested tables under names with dots; lists of plain values stay whole."""
+    if not isinstance(values, dict):
+        return {key: values}
+    return {inner: one for name, each in values.items() for inner, one in flattened(each, f"{key}.{name}".lstrip(".")).items()}
 
 
 class _Remembering:

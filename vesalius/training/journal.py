@@ -9,6 +9,8 @@ from typing import Any
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from ..core.atomic import atomic
+
 
 class Journal:
     """Writes to the run folder `run`; a resumed run drops the lines after the step it goes on from."""
@@ -16,7 +18,8 @@ class Journal:
     def __init__(self, run: Path, *, step: int = 0):
         self.path = run / "metrics.jsonl"
         kept = [line for line in read_metrics(run) if line["step"] <= step and not line.get("final")]
-        self.path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        with atomic(self.path) as part:  # killed here, nothing of the lines before is lost
+            part.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
         self.file = self.path.open("a", encoding="utf-8")
         from torch.utils.tensorboard import SummaryWriter  # 1 s to import
 

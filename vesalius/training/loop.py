@@ -5,6 +5,7 @@ RUN/plan.toml  split.json  metrics.jsonl  tensorboard/  checkpoint.pt  weights.s
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,14 +22,15 @@ from ..pipeline.predictor import choose_device
 from ..pipeline.runs import RUN_WEIGHTS
 from ..tasks.catalog import TASKS
 from ..tasks.task import Task
+from ..transforms.spatial import Orient
 from .appearance import shares
 from .augment import Augmentation
 from .border import class_weights
-from .checkpoint import CHECKPOINT, load_checkpoint
-from .data import Order, Samples, batches, gather
+from .checkpoint import CHECKPOINT, load_checkpoint, require_unedited
+from .data import Order, Prepared, Samples, batches, gather
 from .identity import identity
 from .inspect import Fingerprint, fingerprint
-from .plan import Data, Plan, check_labels, derive, fit_patch, read_plan, write_plan
+from .plan import Data, Plan, check_labels, derive, fit_patch, read_plan, unmirrored, write_plan
 from .recipe import Recipe, override, read_recipe
 from .session import RunSummary, Say, Session, TrainOptions
 from .split import Split, read_split, split_cases, write_split
@@ -112,6 +114,8 @@ def begin(dataset: Path, run: Path, options: TrainOptions, say: Say, seen: Seen 
     split = split_cases(
         data.cases, fraction=fraction, seed=plan.recipe.seed, folds=options.folds, fold=options.fold or 0, say=say
     )
+    if options.folds is not None:
+        require_one_cut(data, plan.recipe, options.folds, run)
     plan = with_data(plan, cases=identity(cases_of(split, data)))
     if is_main():
         write_split(split, run / "split.json")  # first: whoever finds a plan finds its split
@@ -158,8 +162,18 @@ def require_same_folds(out: Path, folds: int) -> None:
             raise InputError(f"the folds here are {before}, not {folds}", file=out, fix=fix)
 
 
+def require_one_cut(data: Any, recipe: Recipe, folds: int, run: Path) -> None:
+    """Raises InputError where another fold beside `run` was cut from other cases, by another seed or other patients."""
+    for fold in range(folds):
+        file = run.parent / f"fold_{fold}" / "split.json"
+        ours = split_cases(data.cases, fraction=0.5, seed=recipe.seed, folds=folds, fold=fold, say=lambda _: None)
+        if file.is_file() and ours != read_split(file):
+            told = f"{file.parent.name} here is of another cut than {run.name}: of other cases, another seed or other patients"
+            raise InputError(told, file=run.parent, fix="repeat what that fold was given, or name another folder")
+
+
 def require_same(plan: Plan, run: Path, options: TrainOptions) -> None:
-    """Raises InputError where a run to be resumed is asked for another recipe, plan, task, model or seed than it began with."""
+    """Raises InputError where a run to be resumed is asked for another recipe, plan, task, model, seed or weights."""
 
     def refuse(option: str, told: str) -> InputError:
         return InputError(f"this run began with {told}", file=run, fix=f"leave out --{option} to go on, or start a new run")
@@ -175,6 +189,8 @@ def require_same(plan: Plan, run: Path, options: TrainOptions) -> None:
         raise refuse("seed", f"the seed {plan.recipe.seed}, not {options.seed}")
     if options.patients is not None and absolute(options.patients) != absolute(data.patients):
         raise refuse("patients", f"the patients of {data.patients or 'its own dataset'}")
+    if options.weights is not None and absolute(options.weights) != plan.recipe.start:
+        raise refuse("weights", f"the weights of {plan.recipe.start}" if plan.recipe.start else "random weights")
     if options.plan is not None:
         wanted = read_plan(options.plan)
         if wanted.task != task:
@@ -209,9 +225,10 @@ def require_no_contradiction(plan: Plan, options: TrainOptions) -> None:
 
 
 def fitting_recipe(options: TrainOptions, plan: Plan) -> Recipe:
-    """The recipe that was asked for, its patch as `derive` makes it fit, with what the caller chose."""
+    """The recipe that was asked for, its patch and flips as `derive` makes them fit, with what the caller chose."""
     task = plan.task
-    recipe = adjust(chosen_recipe(options, task.model.name), options)
+    axis = next((step.slices for step in task.steps if isinstance(step, Orient)), Orient().slices)
+    recipe = unmirrored(adjust(chosen_recipe(options, task.model.name), options), task.labels, axis)
     if recipe.patch is None:
         return recipe
     return recipe.model_copy(update={"patch": fit_patch(recipe.patch, task.model.name, task.model.config, task.model_dims)})
@@ -291,9 +308,15 @@ def absolute(path: str | Path | None) -> str | None:
 
 
 def chosen_recipe(options: TrainOptions, model: str, like: Task | None = None) -> Recipe:
-    """The recipe that was asked for, or that of the shipped task `like`, or of the model's catalog entry; for this model."""
+    """The recipe that was asked for, or that of the shipped task `like`, or of the model's catalog entry; for this model.
+
+    Raises UnknownName where it speaks of a model that is not there.
+    """
     chosen = options.recipe or (like.name if like else entry(model).recipe)
-    return (chosen if isinstance(chosen, Recipe) else read_recipe(chosen)).of(model)
+    recipe = chosen if isinstance(chosen, Recipe) else read_recipe(chosen)
+    for name in recipe.each or {}:
+        entry(name)  # one that is misspelt is told, not passed over
+    return recipe.of(model)
 
 
 def adjust(recipe: Recipe, options: TrainOptions) -> Recipe:
@@ -314,18 +337,29 @@ def fit(plan: Plan, split: Split, data: Any, run: Path, options: TrainOptions, s
     """Train as the plan says, from the checkpoint if the run is resumed, to its end."""
     cases_of(split, data)  # all of them are there
     cases = {case.name: case for case in data.cases}
+    state = load_checkpoint(run / CHECKPOINT) if options.resume and (run / CHECKPOINT).is_file() else None
+    if state is not None:
+        require_unedited(plan, state, run / "plan.toml")
     trainer = Trainer(plan, choose_device(options.device), limit_of(plan.recipe))
     prepared = gather(data, [cases[n] for n in split.train], plan.task, cache=run / "cache", limit_gb=options.cache_gb, say=say)
+    if missing := never_shown(prepared, plan.task):
+        say(f"no training case holds {', '.join(missing)}: this cannot be learned")
     held = Held(data, tuple(cases[n] for n in split.validation))
     session = Session(plan, trainer, held, run, options, say)
-    if options.resume and (run / CHECKPOINT).is_file():
-        session.restore(load_checkpoint(run / CHECKPOINT))
+    if state is not None:
+        session.restore(state)
         say(f"going on from step {trainer.step}")
     elif plan.recipe.start is not None:
         say(trainer.begin(plan.recipe.start))
     samples = make_samples(prepared, plan)
     rank, world = trainer.accelerator.process_index, trainer.accelerator.num_processes
     return session.train(batches(samples, Order(trainer.step, plan.recipe.batch or 1, rank, world), plan.recipe.workers))
+
+
+def never_shown(prepared: Sequence[Prepared], task: Task) -> list[str]:
+    """The labels that no prepared case holds."""
+    shown = {int(case.mask[tuple(spots[0])]) for case in prepared for spots in case.spots}
+    return [] if task.instances else [label.name for k, label in enumerate(task.labels, 1) if k not in shown]
 
 
 def make_samples(prepared: list, plan: Plan) -> Samples:

@@ -24,6 +24,7 @@ from tomlkit.items import Table
 from ..core.atomic import atomic
 from ..core.errors import ChannelError, DatasetError, InputError, LabelError, UnreadableFile, WeightsError
 from ..core.image import Shape3
+from ..core.labels import Labels
 from ..models.catalog import build, derived, entry, make_config, plain
 from ..models.checkpoints import MODEL_KEY, laid_over
 from ..models.contract import Segmenter
@@ -140,12 +141,15 @@ def derive(
     nested = Regions() if dataset.labels.nested else Argmax()
     decide: Decision = like.decide if like else (Objects() if dataset.instances else nested)
     slices, axis = choose_slices(model, found, recipe, like, say)
+    labels = replace(like.labels, ignore=dataset.labels.ignore) if like else dataset.labels
+    asked, recipe = recipe, unmirrored(recipe, labels, axis)
+    if recipe != asked:
+        say("labels tell left from right: samples are not mirrored from one side to the other (recipe.augment.flip_axes)")
     found, dims = turned(found, axis), 2 if slices else found.dims
     steps = like.steps if like else (*spatial_steps(found, recipe, resample, axis, say), normalisation(found))
     shapes = prepared_shapes(found, recipe)
     middle = tuple(int(n) for n in np.median(shapes, 0))
     patch = recipe.patch or choose_patch((middle[0], middle[1], middle[2]), dims)
-    labels = replace(like.labels, ignore=dataset.labels.ignore) if like else dataset.labels
     if like and like.model.name == model and not slices:
         config = plain(make_config(listed.config, {**fitting(like.model.config, recipe.model), **recipe.model}))
     else:
@@ -172,6 +176,21 @@ def derive(
         nsd_tolerance_mm=like.nsd_tolerance_mm if like else None,
     )
     return Plan(data=data, task=task, recipe=recipe.model_copy(update={"patch": patch, "batch": batch, "loss": loss}))
+
+
+def unmirrored(recipe: Recipe, labels: Labels, axis: Slicing) -> Recipe:
+    """The recipe without the flips that turn a left structure into a right one, where labels tell these apart.
+
+    That is the axis from side to side; with turns by 90 degrees and more also any other in its plane: mirrored there and
+    turned by 180 degrees is mirrored from side to side.
+    """
+    augment = recipe.augment
+    if not labels.sided:
+        return recipe
+    turns = augment.quarter_turns or (augment.rotate_p > 0 and augment.rotate_deg >= 90)
+    across = (0,) if axis == "sagittal" else (0, 1, 2) if turns else (2,)
+    kept = tuple(flip for flip in augment.flip_axes if flip not in across)
+    return recipe.model_copy(update={"augment": augment.model_copy(update={"flip_axes": kept})})
 
 
 def check_like(like: Task, dataset: Any, found: Fingerprint) -> None:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ..models.weights import load_into, load_state, save
 from ..pipeline.runs import RUN_WEIGHTS
-from .checkpoint import CHECKPOINT, save_checkpoint
+from .checkpoint import CHECKPOINT, save_checkpoint, settled
 from .journal import Bar, Journal
 from .plan import Plan
 from .recipe import Recipe
@@ -179,7 +179,7 @@ class Session:
         self.saved = time.monotonic()
         if self.main:
             mine = {name: getattr(self, name) for name in ("losses", "best", "best_epoch", "stale", "dice", "validating")}
-            save_checkpoint(self.run / CHECKPOINT, {**self.trainer.state(), "session": mine})
+            save_checkpoint(self.run / CHECKPOINT, {**self.trainer.state(), "session": mine, "plan": settled(self.plan)})
 
     def restore(self, state: dict[str, Any]) -> None:
         """Stand where `save` was called."""
@@ -202,6 +202,8 @@ class Session:
             journal.write(self._line() | {"final": True} | begun | flat(self.dice, means(scores)))
             report = write_report(self.run, self.plan, scores)
             write_scores(self.run, Scored(trainer.step, seconds, scores))
+            if unseen := [label for label, values in means(scores).items() if math.isnan(values.get("dice", math.nan))]:
+                self.say(f"no kept-back case holds {', '.join(unseen)}, nor was it found in one: the Dice leaves it out")
             spent = f"{trainer.step} steps in {seconds / 60:.1f} minutes"
             self.say(f"{spent}; validation Dice {self.dice:.4f} over {len(self.held)} cases; see {report}")
         trainer.accelerator.wait_for_everyone()

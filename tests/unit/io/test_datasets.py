@@ -2,12 +2,14 @@
 
 import json
 import shutil
+from io import BytesIO
 
 import nibabel as nib
 import numpy as np
 import pytest
 from dicom_slices import Series
 from PIL import Image as Pillow
+from PIL import ImageFilter
 
 from vesalius.core.errors import ChannelError, DatasetError, GeometryError, LabelError, UnreadableFile
 from vesalius.core.image import Mask
@@ -135,6 +137,35 @@ def test_masks_of_0_and_1_may_stand_among_masks_of_0_and_255(tmp_path):
     dataset = open_dataset(root)
     assert dataset.labels.values == (1,) and any("others only 0 and 1: 255 is read as label 1" in n for n in dataset.notes)
     assert [set(np.unique(dataset.load(case)[1].array)) for case in dataset.cases] == [{0, 1}] * 3
+
+
+@pytest.mark.parametrize("soften", [lambda mask: mask.filter(ImageFilter.GaussianBlur(0.7)), lambda mask: as_jpeg(mask)],
+                         ids=["blurred", "jpeg"])  # fmt: skip
+def test_masks_of_one_class_with_soft_edges_are_no_labels(tmp_path, soften):
+    root, mask = pairs(tmp_path), np.zeros((40, 40), np.uint8)
+    mask[8:30, 10:32] = 255
+    for name in "abc":
+        for folder, picture_ in (("images", Pillow.fromarray(mask)), ("masks", soften(Pillow.fromarray(mask)))):
+            picture_.save(root / folder / f"{name}.png")
+    with pytest.raises(LabelError, match="soft edges of one class"):
+        open_dataset(root)
+    (root / "dataset.json").write_text(json.dumps({"labels": {"background": 0, **{f"grey {v}": v for v in range(1, 256)}}}))
+    assert len(open_dataset(root).labels) == 255  # who declares them wants them
+
+
+def as_jpeg(mask):
+    file = BytesIO()
+    mask.save(file, format="JPEG", quality=75)
+    return Pillow.open(file).copy()
+
+
+@pytest.mark.parametrize("values, told", [((0, 1, 255), True), ((0, 1, 2), False), ((0, 128, 255), False), ((0, 255), False)])
+def test_255_beside_small_values_may_be_what_nobody_labelled_and_that_is_said(tmp_path, values, told):
+    root = pairs(tmp_path, values=values)
+    assert any('"ignore": 255' in note for note in open_dataset(root).notes) == told
+    if told:
+        (root / "dataset.json").write_text(json.dumps({"labels": {"background": 0, "lesion": 1, "ignore": 255}}))
+        assert open_dataset(root).labels.ignore == 255
 
 
 def test_instances_are_objects_of_one_kind(tmp_path):
@@ -378,6 +409,7 @@ FLAWS = [
     (lambda root: regions(root, {"whole": [1, "x"], "core": [2]}, [1, 2]), "no whole number"),
     (lambda root: nnunet(root, labels={"background": 0, "a": 1, "b": 1}), "share a value"),
     (lambda root: pairs(root, values=(0,)), "all masks are empty"),
+    (lambda root: nnunet(root, labels={"background": 0, "ignore": 1}), "no label beside background"),
 ]
 
 

@@ -27,6 +27,20 @@ def test_nothing_asked_is_the_middle_of_the_crop():
     assert np.array_equal(changed.numpy(), image[:, 2:10, 3:11]) and np.array_equal(numbers.numpy(), mask[2:10, 3:11])
 
 
+@pytest.mark.parametrize("patch", [(2, 20, 24), (20, 24, 3), (1, 24, 20), (3, 20), (2, 2, 20), (2, 3), (3, 2, 1)])
+@pytest.mark.parametrize("one", ["blur_p", "low_resolution_p"])
+def test_a_patch_of_few_slices_is_blurred_along_its_other_axes(patch, one):
+    changing = Augmentation(Augment(**{**STILL, one: 1.0}), patch)
+    image = np.random.default_rng(0).random((2, *patch)).astype(np.float32)
+    for seed in range(5):
+        changed, _ = changing(image.copy(), np.zeros(patch, np.int16), seed)
+        assert changed.shape == image.shape and torch.isfinite(changed).all()
+        assert max(patch) <= 3 or changed.std() < image.std()
+    means = changed.mean((0, *(axis + 1 for axis, size in enumerate(patch) if size > 3)))
+    before = image.mean((0, *(axis + 1 for axis, size in enumerate(patch) if size > 3)))
+    assert one != "blur_p" or np.allclose(means, before, atol=0.02)  # slices, rows and columns stay in their places
+
+
 @pytest.mark.parametrize("patch", [(16, 16), (10, 12, 14)])
 @pytest.mark.parametrize(
     "one",

@@ -21,9 +21,9 @@ from vesalius.models.vit import Layer
 from vesalius.models.weights import save
 from vesalius.tasks.catalog import TASKS
 from vesalius.training.inspect import CaseFacts, Fingerprint, fingerprint, foreground
-from vesalius.training.loop import train
+from vesalius.training.loop import TrainOptions, difference, fitting_recipe, train
 from vesalius.training.plan import Data, choose_patch, derive, network, normalisation, read_plan, write_plan
-from vesalius.training.recipe import RECIPES, Recipe
+from vesalius.training.recipe import RECIPES, Recipe, Slicewise, read_recipe
 
 
 def facts(shape=(40, 50, 60), spacing=(1.0, 1.0, 1.0), dims=3, units=None, kinds=("int16",), cases=3):
@@ -127,6 +127,35 @@ def test_a_network_of_the_papers_size_without_its_weights_is_said(tmp_path, pict
         given = {"model": "transunet", "recipe": recipe, "plan_only": True, "quiet": True, "device": "cpu"}
         train(picture_set, tmp_path / str(recipe), say=told.append, **given)
         assert any("--recipe default plans a smaller network" in line for line in told) == said
+
+
+@pytest.mark.parametrize(
+    "names, sided",
+    [(("kidney_left", "kidney_right"), True), (("L lung", "R lung"), True), (("ctx-lh-insula", "ctx-rh-insula"), True),
+     (("LeftHip", "RightHip"), True), (("left atrium", "left ventricle"), False), (("bright", "dark"), False)],
+)  # fmt: skip
+def test_labels_that_have_a_left_and_a_right_one_are_known_by_their_names(names, sided):
+    assert Labels(tuple(Label(i, name) for i, name in enumerate(names, 1))).sided == sided
+
+
+@pytest.mark.parametrize(
+    "model, changes, kept",
+    [("segvit", {}, ()), ("transunet", {}, ()), ("unet", {"flip_axes": (0, 1, 2)}, (0, 1)),
+     ("unet", {"flip_axes": (0, 1, 2), "rotate_deg": 180}, ()), ("segvit", {"flip_axes": (1, 2), "axis": "sagittal"}, (1, 2))],
+)  # fmt: skip
+def test_left_and_right_labels_are_not_mirrored_into_each_other(volume_set, model, changes, kept):
+    data, said = open_dataset(volume_set), []
+    sides = replace(data, labels=Labels((Label(1, "left kidney"), Label(2, "right kidney"))))
+    asked = dict(changes)
+    slices = Slicewise(axis=asked.pop("axis")) if "axis" in asked else None
+    own = read_recipe("default" if model == "unet" else model).of(model)
+    recipe = own.model_copy(update={"augment": own.augment.model_copy(update=asked), "flips_at_test": True, "slices": slices})
+    plan = plan_of(sides, recipe, model=model, say=said.append)
+    assert plan.recipe.augment.flip_axes == plan.task.inference.flips == kept
+    assert any("left from right" in line for line in said) == (kept != recipe.augment.flip_axes)
+    assert plan_of(data, recipe, model=model).recipe.augment.flip_axes == recipe.augment.flip_axes
+    again = TrainOptions(model=model, recipe=recipe)
+    assert difference(plan.recipe, fitting_recipe(again, plan)) is None  # it may go on with the recipe it began with
 
 
 def test_a_shipped_tasks_record_is_taken_over(picture_set):

@@ -4,6 +4,7 @@ import pytest
 
 from vesalius.core.errors import InputError, UnknownName, UnreadableFile
 from vesalius.models.catalog import CATALOG
+from vesalius.training.loop import TrainOptions, chosen_recipe
 from vesalius.training.losses import LOSSES, OWN
 from vesalius.training.recipe import RECIPES, read_recipe
 
@@ -62,6 +63,12 @@ def test_a_recipe_cannot_be_its_own_base(tmp_path, monkeypatch, files, says):
     with pytest.raises(InputError) as caught:
         read_recipe("a.toml")
     assert says in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_what_differs_for_a_model_that_is_not_there_is_told(tmp_path):
+    (tmp_path / "mine.toml").write_text("[each.unett]\nlr = 1e-4\n")
+    with pytest.raises(UnknownName, match="Did you mean 'unet'"):
+        chosen_recipe(TrainOptions(recipe=tmp_path / "mine.toml"), "unet")
 
 
 def test_one_base_may_be_reached_through_several_files(tmp_path, monkeypatch):
