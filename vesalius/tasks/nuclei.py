@@ -35,7 +35,7 @@ NUCLEI = Task(
     decide=Objects(),
     weights=WeightsSpec(
         file="unet_nuclei.safetensors",
-        sha256="c46906f2125f617047e0750c41b84c9173dbf2c2f8d56e2eb779219af8204991",
+        sha256="f9593a6367f3b281a6847c8fc4995ad40e4ac493574287cadd523c9144e4177f",
         licence="CC0",
         data="2018 Data Science Bowl, stage 1 (BBBC038), 272 pictures",
     ),
