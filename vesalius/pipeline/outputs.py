@@ -73,8 +73,8 @@ class Outputs:
 
     def require_use(self, inputs: Sequence[Input], given: Path) -> None:
         """Raises OutputError for the folder of cases `given` itself, for DICOM in a folder within it, and for a place inside a
-        DICOM folder that is read, where masks would be taken for more of them the next time; and where the format asked for can hold no mask of `inputs`, as far as
-        their headers tell.
+        DICOM folder that is read, where masks would be taken for more of them the next time; and where the format asked for
+        can hold no mask of `inputs`, as far as their headers tell.
         """
         within = self.format == "dicom-seg" and self.folder.resolve().is_relative_to(given.resolve())
         if inputs != [given] and (_same(self.folder, given) or within):
