@@ -258,6 +258,13 @@ def test_masks_among_the_photographs_are_refused_the_first_time(out, run, tmp_pa
     assert (photos / (out or "a.png")).is_file()
 
 
+def test_dicom_masks_within_the_folder_of_series_are_refused_the_first_time(run, tmp_path, volume_weights, computed):
+    """The second run took their folder for a series, and refused what the first had done."""
+    dicom_series(tmp_path / "study" / "a")
+    words = ["segment", tmp_path / "study", "-o", tmp_path / "study" / "masks", "--model", "unet", "--weights", volume_weights]
+    assert refused(run(*words, "--format", "dicom-seg"), "among the images", "beside that of the images") and not computed
+
+
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="there is no place here in which no folder can be made")
 @pytest.mark.parametrize("out", ["study", "study/out", "study/out/mask.nii.gz"])
 def test_an_output_inside_the_dicom_folder_that_is_read_is_refused_the_first_time(out, run, tmp_path, volume_weights, computed):

@@ -31,6 +31,7 @@ MM_PER_UNIT |= {"\\u00B5m": 1e-3, "\\u00b5m": 1e-3, "micrometer": 1e-3, "nm": 1e
 EXIF_ORIENTATION = 0x0112  # the same tag in a TIFF
 NO_LIGHT = {5: "CMYK inks, not light", 6: "YCbCr colours", 8: "Lab colours", 9: "Lab colours", 10: "Lab colours"}  # photometric
 JPEGS = (6, 7, 33007, 34892)  # compressions whose decoder gives RGB
+IN_MM = ("", "Z", "I", "Q")  # axes that may become Z with a distance: I and Q are pages that nothing names, of a stack
 ALPHA = (1, 2)  # ExtraSamples that are opacity; 0 is any further channel
 STEPS = {2: 85, 4: 17}  # bits of grey -> what one step is of the 255 of 8 bits
 OPENING = Lock()
@@ -89,7 +90,7 @@ def read_tiff(path: Path, name: str, *, as_labels: bool = False) -> Image:
             array = series.asarray()
         array = _arranged(array.reshape(series.shape), series.axes, order)
         array = _colours(array, page, notes, as_labels)
-        spacing = _spacing_mm(tiff) if along in "Z" else None
+        spacing = _spacing_mm(tiff) if along in IN_MM else None
     grid = _grid(array.shape[1:], spacing)
     return Image(native(array), grid, rgb_names(len(array)), source=Source(path, "tiff", name), notes=tuple(notes))
 
@@ -102,7 +103,7 @@ def peek_tiff(path: Path) -> Peek:
         series, page = tiff.series[0], cast(Any, tiff.series[0].keyframe)
         sizes = _house_axes(series.axes, series.shape, path)
         channels = 3 if page.photometric == 3 else sizes[0] - int(_has_alpha(page, sizes[0]))
-        return Peek(_grid(sizes[1:], _spacing_mm(tiff) if _along_z(series) in "Z" else None), channels)
+        return Peek(_grid(sizes[1:], _spacing_mm(tiff) if _along_z(series) in IN_MM else None), channels)
 
 
 def fit_png(grid: Grid, source: Source | None, path: Path) -> None:
@@ -263,7 +264,7 @@ def _house_axes(axes: str, shape: Sequence[int], path: Path) -> tuple[int, int, 
 
 
 def _along_z(series: Any) -> str:
-    """The axis of a TIFF that becomes Z; empty where none is longer than one. Only Z itself has mm."""
+    """The axis of a TIFF that becomes Z; empty where none is longer than one."""
     return "".join(axis for axis, size in zip(series.axes, series.shape, strict=True) if size > 1 and axis not in "SCYX")
 
 

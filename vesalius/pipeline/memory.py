@@ -28,6 +28,7 @@ from ..transforms.restore import Restore
 
 WORKSPACE = 1.25  # oneDNN's own copies, on top of live tensors; benchmarks/inference.py measures it
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # numbers of glibc's mallopt(3)
+COUNTED: weakref.WeakKeyDictionary[nn.Module, dict[tuple[Any, ...], tuple[int, int]]] = weakref.WeakKeyDictionary()
 KEPT, MAP = 512 << 20, 64 << 20  # bytes: freed memory kept at most; a feature map of a large tile, the largest block kept
 
 
@@ -70,14 +71,21 @@ class _LiveBytes:
         self.now -= size
 
 
-@torch.inference_mode()
 def activation_bytes(model: nn.Module, shape: Sequence[int], *, dims: int, bf16: bool) -> tuple[int, int]:
     """Classes K, and the peak bytes of a forward pass with one tile of `shape` (C, Z, Y, X), which the model must take.
 
-    Measured on `_probe`'s smaller tile, in milliseconds, and scaled by the voxels.
+    Measured on `_probe`'s smaller tile and scaled by the voxels; once, since every page of a stack asks anew.
     """
-    channels, *size = shape
     model = getattr(model, "network", model)  # of a compiled one: what PyTorch would take
+    counted, key = COUNTED.setdefault(model, {}), (tuple(shape), dims, bf16, model.training)
+    if key not in counted:
+        counted[key] = _counted(model, shape, dims, bf16)
+    return counted[key]
+
+
+@torch.inference_mode()
+def _counted(model: nn.Module, shape: Sequence[int], dims: int, bf16: bool) -> tuple[int, int]:
+    channels, *size = shape
     probe = _probe(model, tuple(size[3 - dims :]))
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     casting = torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext()

@@ -72,13 +72,14 @@ class Outputs:
         return () if own else lost(self.format, image.grid)
 
     def require_use(self, inputs: Sequence[Input], given: Path) -> None:
-        """Raises OutputError for the folder of cases `given` itself, or a place inside a DICOM folder that is read, where masks
-        would be taken for more of them the next time; and where the format asked for can hold no mask of `inputs`, as far as
-        their headers tell.
+        """Raises OutputError for the folder of cases `given` itself, for DICOM in a folder within it, and for a place inside a
+        DICOM folder that is read, where masks would be taken for more of them the next time; and where the format asked for
+        can hold no mask of `inputs`, as far as their headers tell.
         """
-        if inputs != [given] and _same(self.folder, given):
+        within = self.format == "dicom-seg" and self.folder.resolve().is_relative_to(given.resolve())
+        if inputs != [given] and (_same(self.folder, given) or within):
             told = "masks among the images would be taken for images the next time"
-            raise OutputError(told, file=self.folder, fix="name an output folder of its own, such as one inside it")
+            raise OutputError(told, file=self.folder, fix="name an output folder of its own, beside that of the images")
         for path in inputs:
             if isinstance(path, Path) and path.is_dir() and self.folder.resolve().is_relative_to(path.resolve()):
                 told = f"this lies inside the DICOM folder that is read, {path}, and would be taken for a part of it"

@@ -168,6 +168,14 @@ def test_imagej_and_ome_tell_the_size_of_a_voxel_and_dots_per_inch_do_not(tmp_pa
     assert read(tmp_path / "dpi.tif").grid.affine is None and read(tmp_path / "dpi.png").grid.affine is None
 
 
+def test_pages_of_a_stack_that_no_axis_names_keep_their_distance(tmp_path):
+    """Old ImageJ says how many images there are, and nothing of slices or frames."""
+    said = "ImageJ=1.34k\nimages=5\nunit=micron\nspacing=3.0\n"
+    pages = np.zeros((5, 6, 7), np.uint8)
+    tifffile.imwrite(tmp_path / "a.tif", pages, photometric="minisblack", description=said, resolution=(4, 4), metadata=None)
+    assert read(tmp_path / "a.tif").grid.spacing == peek(tmp_path / "a.tif").grid.spacing == (0.003, 0.00025, 0.00025)
+
+
 @pytest.mark.parametrize("kind", ["ome", "imagej"])
 def test_time_points_are_slices_without_millimetres(tmp_path, kind):
     frames, microns = RNG.integers(0, 9, (5, 6, 7)).astype(np.uint16), {"axes": "TYX", "unit": "um", "spacing": 3}

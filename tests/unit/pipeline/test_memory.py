@@ -44,6 +44,14 @@ def test_half_the_precision_takes_half_the_memory():
     assert abs((half - ends) / (full - ends) - 0.5) < 0.05
 
 
+def test_a_tile_is_counted_once_for_all_pages_of_a_stack():
+    model, seen = Chain(), []
+    model.register_forward_hook(lambda *_: seen.append(1))
+    first, second = (activation_bytes(model, (1, 8, 8, 8), dims=3, bf16=False) for _ in range(2))
+    assert first == second and len(seen) == 1
+    assert activation_bytes(model, (1, 8, 8, 16), dims=3, bf16=False) > first and len(seen) == 2
+
+
 def test_counting_touches_neither_weights_nor_memory():
     model = build("unet", {"dims": 3, "classes": 3, "widths": [32, 64, 128]})
     before = {name: (t.device, t.dtype, t.data_ptr()) for name, t in model.state_dict().items()}
