@@ -197,11 +197,17 @@ def _look_numbered(held: list[set[int]]) -> bool:
 
 
 def _soft_edged(values: list[int], masks: list[Path]) -> bool:
-    """Whether masks of one class, 255, were smoothed, resampled or saved as JPEG: dark and bright greys, each rare beside it."""
+    """Whether masks of one class, 255, were smoothed, resampled or saved as JPEG: dark and bright greys, each rare beside it.
+
+    A few greys are classes, spread so that one sees them: 51, 102, 153, 204, 255.
+    """
     dark, bright = sum(value < 128 for value in values), sum(128 <= value < 255 for value in values)
-    if max(values) != 255 or min(dark, bright) < 2:
+    if max(values) != 255 or min(dark, bright) < 4:
         return False
-    counts = np.sum([np.bincount(read_mask(file).array.ravel(), minlength=256) for file in masks], 0)
+    counts = np.zeros(256, int)
+    for file in masks:
+        for plane in read_mask(file).array:  # whole volumes would be counted as 64 bit
+            counts += np.bincount(plane.ravel(), minlength=256)
     return bool(counts[255] > 3 * counts[1:255].max())
 
 

@@ -52,7 +52,8 @@ def require_unedited(plan: Any, state: dict[str, Any], file: Path) -> None:
     """Raises InputError where the plan in `file` is no longer the one that the checkpoint's run began with."""
     if "plan" not in state:  # of a version that did not remember it
         return
-    began, now = flattened(json.loads(state["plan"])), flattened(json.loads(settled(plan)))
+    then = type(plan).model_validate(json.loads(state["plan"]) | {"data": plan.data})  # with what plans have come to say since
+    began, now = (flattened(json.loads(settled(each))) for each in (then, plan))
     if key := next((key for key in {**began, **now} if began.get(key) != now.get(key)), None):
         told = f"{key} was {began.get(key)} when this run began, and is {now.get(key)}"
         raise InputError(told, file=file, fix="set it back to go on, or start a new run from the edited plan with --plan")

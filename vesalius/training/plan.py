@@ -303,7 +303,7 @@ def continued(model: str, config: dict[str, Any], own: dict[str, Any], recipe: R
         if key in config and own.get(key, config[key]) != config[key] and not (grey and key == "in_channels"):
             told = f"these weights are for {own[key]} {what}, this run needs {config[key]}"
             raise WeightsError(told, file=recipe.start, fix="begin with others, or leave out --weights")
-    own = laid_over(config, own)
+    own = plain(make_config(entry(model).config, own))  # what it does not say is as it is where nothing is said
     wanted = plain(make_config(entry(model).config, laid_over(own, recipe.model)))
     if len({tuple((name, t.shape) for name, t in outline(model, each).state_dict().items()) for each in (own, wanted)}) > 1:  # type: ignore[attr-defined]
         differing = ", ".join(key for key in recipe.model if wanted[key] != own.get(key))

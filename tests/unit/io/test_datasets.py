@@ -153,6 +153,16 @@ def test_masks_of_one_class_with_soft_edges_are_no_labels(tmp_path, soften):
     assert len(open_dataset(root).labels) == 255  # who declares them wants them
 
 
+def test_a_few_greys_spread_for_the_eye_are_classes_though_the_brightest_covers_most(tmp_path):
+    root, mask = pairs(tmp_path), np.full((40, 40), 255, np.uint8)
+    for i, value in enumerate((0, 51, 102, 153, 204)):
+        mask[8 * i : 8 * i + 8, :6] = value
+    for name in "abc":
+        for folder in ("images", "masks"):
+            Pillow.fromarray(mask).save(root / folder / f"{name}.png")
+    assert open_dataset(root).labels.values == (51, 102, 153, 204, 255)
+
+
 def as_jpeg(mask):
     file = BytesIO()
     mask.save(file, format="JPEG", quality=75)

@@ -1,5 +1,6 @@
 """Plans: derived from the data, readable, editable, and the same after a round trip."""
 
+import json
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -19,7 +20,9 @@ from vesalius.models.swin_unet import SwinUnet, SwinUnetConfig
 from vesalius.models.unet import UNet, UNetConfig
 from vesalius.models.vit import Layer
 from vesalius.models.weights import save
+from vesalius.pipeline.predictor import TASK_KEY
 from vesalius.tasks.catalog import TASKS
+from vesalius.training.checkpoint import require_unedited, settled
 from vesalius.training.inspect import CaseFacts, Fingerprint, fingerprint, foreground
 from vesalius.training.loop import TrainOptions, difference, fitting_recipe, train
 from vesalius.training.plan import Data, choose_patch, derive, network, normalisation, read_plan, write_plan
@@ -105,6 +108,24 @@ def test_a_run_begins_with_the_very_network_of_its_weights(tmp_path, picture_set
     other = Imported("unet", UNet(replace(own, classes=5)), None, None, 0, ()).write(tmp_path / "five.safetensors", "five.pth")
     with pytest.raises(WeightsError, match=r"five.safetensors: these weights are for 5 outputs, .* needs 2"):
         plan_of(data, Recipe(start=str(other)))
+
+
+def test_what_the_weights_do_not_say_of_their_network_is_not_taken_from_the_data(tmp_path, picture_set):
+    """Of an older version, whose configuration lacks what has been added since: by default all is as it was."""
+    said = {"name": "unet", "config": {"in_channels": 3, "classes": 2, "widths": [4, 6]}}
+    old = save(tmp_path / "old.safetensors", UNet(UNetConfig(3, 2, widths=(4, 6))), {TASK_KEY: json.dumps({"model": said})})
+    config = plan_of(open_dataset(picture_set), Recipe(start=str(old))).task.model.config
+    assert config == plain(UNetConfig(3, 2, widths=(4, 6)))
+
+
+def test_a_run_of_a_version_whose_plans_said_less_goes_on(tmp_path, picture_set):
+    plan = plan_of(open_dataset(picture_set), Recipe())
+    state = json.loads(settled(plan))
+    del state["recipe"]["head_lr"], state["recipe"]["augment"]["shift"], state["task"]["clean"]
+    require_unedited(plan, {"plan": json.dumps(state)}, tmp_path)
+    edited = plan.model_copy(update={"recipe": plan.recipe.model_copy(update={"head_lr": 2.0})})
+    with pytest.raises(InputError, match=r"recipe.head_lr was 1.0 when this run began, and is 2.0"):
+        require_unedited(edited, {"plan": json.dumps(state)}, tmp_path)
 
 
 def test_weights_for_colours_begin_a_run_on_grey_pictures_where_their_network_repeats_them(tmp_path):
