@@ -37,6 +37,11 @@ def test_folds_of_one_run_are_cut_from_the_same_cases_by_the_same_seed(tmp_path)
             train(other, tmp_path / "run", replace(chosen, folds=3, fold=1, **more), say=lambda _: None)
         assert not (tmp_path / "run" / "fold_1").exists()
     train(data, tmp_path / "run", replace(chosen, folds=3, fold=1, seed=1), say=lambda _: None)
+    train(data, tmp_path / "lone", replace(chosen, folds=3, fold=0, seed=1), say=lambda _: None)
+    plan = tmp_path / "lone" / "fold_0" / "plan.toml"
+    plan.write_text(plan.read_text().replace("\nseed = 1\n", "\nseed = 2\n"))  # of a fold that is only planned, alone
+    train(data, tmp_path / "lone", replace(chosen, recipe=None, plan=plan, folds=3, fold=0), say=lambda _: None)
+    assert read_plan(plan).recipe.seed == 2
 
 
 def test_fixed_folders_are_the_split(tmp_path):

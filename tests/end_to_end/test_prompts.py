@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -276,12 +277,15 @@ def test_an_axis_that_is_not_said_is_axial_where_prompts_of_one_name_meet(run, f
     assert [each["voxels"] for each in json.loads(done.stdout)["objects"]] == [TRUTH.sum()]
 
 
+def clip(folder: Path, frames: int) -> None:
+    """A bright block that moves to the right by a pixel a frame."""
+    folder.mkdir()
+    for i in range(frames):
+        Image.fromarray((200 * block((20, 24), slice(5, 10), slice(3 + i, 9 + i))).astype(np.uint8)).save(folder / f"f{i}.png")
+
+
 def test_the_frames_of_a_video_are_segmented_from_a_prompt_on_one(run, flood, tmp_path):
-    for i in range(12):
-        grey = np.zeros((20, 24), np.uint8)
-        grey[5:10, 3 + i : 9 + i] = 200
-        (tmp_path / "clip").mkdir(exist_ok=True)
-        Image.fromarray(grey).save(tmp_path / f"clip/f{i}.png")
+    clip(tmp_path / "clip", 12)
     fine(run("segment", tmp_path / "clip", "-o", tmp_path / "out", "--point", "9,6", "--slice", "5"))
     for i in range(12):  # f10 comes after f9
         expected = block((20, 24), slice(5, 10), slice(3 + i, 9 + i))
@@ -289,11 +293,7 @@ def test_the_frames_of_a_video_are_segmented_from_a_prompt_on_one(run, flood, tm
 
 
 def test_a_video_is_segmented_from_the_mask_of_its_first_frame(run, flood, tmp_path):
-    for i in range(4):
-        grey = np.zeros((20, 24), np.uint8)
-        grey[5:10, 3 + i : 9 + i] = 200
-        (tmp_path / "clip").mkdir(exist_ok=True)
-        Image.fromarray(grey).save(tmp_path / f"clip/f{i}.png")
+    clip(tmp_path / "clip", 4)
     Image.fromarray(block((20, 24), slice(5, 10), slice(3, 9)).astype(np.uint8)).save(tmp_path / "first.png")
     fine(run("segment", tmp_path / "clip", "-o", tmp_path / "out", "--mask-prompt", tmp_path / "first.png", "--slice", "0"))
     for i in range(4):

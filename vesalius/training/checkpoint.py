@@ -43,6 +43,15 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return state
 
 
+def state_of(run: Path, plan: Any) -> dict[str, Any] | None:
+    """Where a run stands; None where it has made no step. Raises UnreadableFile, and InputError for an edited plan."""
+    if not (run / CHECKPOINT).is_file():
+        return None
+    state = load_checkpoint(run / CHECKPOINT)
+    require_unedited(plan, state, run / "plan.toml")
+    return state
+
+
 def settled(plan: Any) -> str:
     """What of a plan a run holds to from its first step to its last, as JSON: all but where the data lie and when it ends."""
     return json.dumps(plan.model_dump(mode="json", exclude={"data": True, "recipe": MAY_CHANGE}), sort_keys=True)

@@ -26,7 +26,7 @@ from ..transforms.spatial import Orient
 from .appearance import shares
 from .augment import Augmentation
 from .border import class_weights
-from .checkpoint import CHECKPOINT, load_checkpoint, require_unedited
+from .checkpoint import CHECKPOINT, state_of
 from .data import Order, Prepared, Samples, batches, gather
 from .identity import identity
 from .inspect import Fingerprint, fingerprint
@@ -167,7 +167,7 @@ def require_one_cut(data: Any, recipe: Recipe, folds: int, run: Path) -> None:
     for fold in range(folds):
         file = run.parent / f"fold_{fold}" / "split.json"
         ours = split_cases(data.cases, fraction=0.5, seed=recipe.seed, folds=folds, fold=fold, say=lambda _: None)
-        if file.is_file() and ours != read_split(file):
+        if file.parent != run and file.is_file() and ours != read_split(file):
             told = f"{file.parent.name} here is of another cut than {run.name}: of other cases, another seed or other patients"
             raise InputError(told, file=run.parent, fix="repeat what that fold was given, or name another folder")
 
@@ -189,7 +189,7 @@ def require_same(plan: Plan, run: Path, options: TrainOptions) -> None:
         raise refuse("seed", f"the seed {plan.recipe.seed}, not {options.seed}")
     if options.patients is not None and absolute(options.patients) != absolute(data.patients):
         raise refuse("patients", f"the patients of {data.patients or 'its own dataset'}")
-    if options.weights is not None and absolute(options.weights) != plan.recipe.start:
+    if options.weights is not None and absolute(options.weights) != absolute(plan.recipe.start):
         raise refuse("weights", f"the weights of {plan.recipe.start}" if plan.recipe.start else "random weights")
     if options.plan is not None:
         wanted = read_plan(options.plan)
@@ -337,9 +337,7 @@ def fit(plan: Plan, split: Split, data: Any, run: Path, options: TrainOptions, s
     """Train as the plan says, from the checkpoint if the run is resumed, to its end."""
     cases_of(split, data)  # all of them are there
     cases = {case.name: case for case in data.cases}
-    state = load_checkpoint(run / CHECKPOINT) if options.resume and (run / CHECKPOINT).is_file() else None
-    if state is not None:
-        require_unedited(plan, state, run / "plan.toml")
+    state = state_of(run, plan) if options.resume else None
     trainer = Trainer(plan, choose_device(options.device), limit_of(plan.recipe))
     prepared = gather(data, [cases[n] for n in split.train], plan.task, cache=run / "cache", limit_gb=options.cache_gb, say=say)
     if missing := never_shown(prepared, plan.task):

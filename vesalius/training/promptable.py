@@ -29,7 +29,7 @@ from ..pipeline.solids import CUBES_KEY, CubeOptions
 from ..tasks.task import ModelSpec
 from . import solids
 from .bodies import raise_bodies
-from .checkpoint import CHECKPOINT, load_checkpoint
+from .checkpoint import CHECKPOINT, state_of
 from .data import Order, batches
 from .exercises import Exercises
 from .gallery import Opened, Picture, Say, hang, open_sources
@@ -192,7 +192,7 @@ def train_promptable(
     plan, split, opened = begin(root, run, options, recipe, say)
     if options.plan_only:
         return []
-    lesson = lesson_of(plan.name)
+    lesson, state = lesson_of(plan.name), state_of(run, plan) if options.resume else None
     trainer = Trainer(plan, choose_device(options.device), limit_of(plan.recipe), lesson.teach(plan.prompting))
     if trainer.accelerator.num_processes > 1:
         raise InputError("a promptable model is trained in one process", fix="start it without a launcher")
@@ -200,8 +200,8 @@ def train_promptable(
     for side, found in sides.items():
         say(f"{side}: {len(found)} {lesson.what}, {sum(map(lesson.count, found))} objects")
     session = Session(plan, trainer, lesson.sitting(sides["validation"]), run, options, say)
-    if options.resume and (run / CHECKPOINT).is_file():
-        session.restore(load_checkpoint(run / CHECKPOINT))
+    if state is not None:
+        session.restore(state)
         say(f"going on from step {trainer.step}")
     elif plan.recipe.start is not None:
         say(trainer.begin(plan.recipe.start))

@@ -1,6 +1,7 @@
 """Training of promptable models: sources become objects, objects become exercises, and a run goes on where it was killed."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -338,6 +339,12 @@ def test_a_killed_run_goes_on_to_the_very_weights_it_would_have_had(root, recipe
         patch_.setattr(Trainer, "advance", killed)
         train(root, tmp_path / "parts", steps=4, **quiet(recipe))
     assert torch.load(tmp_path / "parts" / "checkpoint.pt", weights_only=True)["step"] == 2
+    plan = tmp_path / "parts" / "plan.toml"
+    began = plan.read_text()
+    plan.write_text(re.sub(r"(?m)^clip = .*$", "clip = 7.5", began))
+    with pytest.raises(InputError, match=r"recipe\.clip was .* when this run began, and is 7\.5"):
+        train(root, tmp_path / "parts", resume=True, **(quiet(recipe) | {"recipe": None}))
+    plan.write_text(began)
     again = train(root, tmp_path / "parts", resume=True, **(quiet(recipe) | {"model": "unet", "recipe": None}))[0]
     one, other = (load_state(run.weights)[0] for run in (whole, again))
     assert again.steps == whole.steps == 4
