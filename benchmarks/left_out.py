@@ -23,7 +23,7 @@ from vesalius.training.recipe import RECIPES
 BENCHMARK = Path(__file__).with_name("mini.py")
 SETS = ("kvasir_seg", "dsb2018", "glas", "cpm15", "hippocampus")
 NONE, FREE = "all", "free"  # the runs that leave nothing out, and whatever is for research only
-CHEAP = "[prompting]\nhalf_p = 0.9\n"  # short runs: most views at half the size, a quarter of the time
+CHEAP = "[prompting]\nhalf_p = 0.9\nlarge = 0\n"  # short runs: most views at half the size, a quarter of the time
 
 
 def main() -> None:

@@ -27,7 +27,7 @@ from ..models.blocks import fold_norms
 from ..models.catalog import build, make_config
 from ..models.checkpoints import LEARNED
 from ..models.contract import Answers, Prompts
-from ..models.mini import MASK_STRIDE, Mini
+from ..models.mini import MASK_STRIDE, STRIDE, Mini
 from ..models.weights import file_hash, load_into, load_state, read_metadata
 from .embeddings import EmbeddingCache
 from .glances import Mips, around, box_of, carry, normalised, put, take
@@ -51,16 +51,21 @@ class GlanceOptions:
     spread    the view's side over the longer side of what it looks at
     half_px   views of up to so many pixels of the picture around a box or mask are shown at half the size, which at 64 loses
               no pixel: a quarter of the time; 0: none are
+    large     the side at which views of more pixels than the weights' own size are shown, around a box or mask: finer outlines
+              of what is large; 0: at that size, as all others
     mirrored  the mean with the mirrored view, twice the time; the weights in the package gain up to 0.002 Dice
     """
 
     spread: float = 1.5
     half_px: float = 64.0
+    large: int = 0
     mirrored: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.spread <= 6:
             raise InputError(f"a view of {self.spread:g} times the object was never trained", fix="give 1.1 to 2.4")
+        if self.large % STRIDE or self.large < 0:
+            raise InputError(f"there are no views of {self.large} pixels", fix=f"give a multiple of {STRIDE}, or 0")
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +102,8 @@ class GlanceLook:
         self.prompter, self.options = prompter, prompter.options
         self.mips, self.size = Mips(picture), (picture.shape[0], picture.shape[1])
         self.side = prompter.model.frame_size
-        self.cells = self.side // MASK_STRIDE
+        self.large = max(self.side, self.options.large)
+        self.cells = self.large // MASK_STRIDE  # of a state, along each side
 
     def ask(self, asked: Asked, *, multimask: bool) -> Proposals:
         """P prompts -> M states each. Raises InputError for text."""
@@ -152,7 +158,7 @@ class GlanceLook:
         Of the masks on all rungs the most promising are looked at again, as if the user had drawn the box around each.
         """
         views = rungs(self.size, _points(clicks, 0), _points(clicks, 0, label=1))
-        answers = self._answers(_repeated(clicks, len(views)), views, None, True, full_size=True)
+        answers = self._answers(_repeated(clicks, len(views)), views, None, True, own_size=True)
         promise = answers.iou + agreement(answers.logits, views)
         masks = answers.iou.shape[1]
         boxes: list[np.ndarray] = []
@@ -185,11 +191,14 @@ class GlanceLook:
         return state[3:].reshape(self.cells, self.cells).cpu(), state[:3].tolist()
 
     def _answers(
-        self, asked: Asked, glances: np.ndarray, earlier: Tensor | None, multimask: bool, full_size: bool = False
+        self, asked: Asked, glances: np.ndarray, earlier: Tensor | None, multimask: bool, own_size: bool = False
     ) -> Answers:
         """Each prompt in its own view: logits (P, M, h, w) and IoU (P, M), float32 on the CPU."""
-        small = (glances[:, 2] <= self.options.half_px) & (not full_size)
-        sized = [(index, self.side // divide) for index, divide in ((np.flatnonzero(~small), 1), (np.flatnonzero(small), 2))]
+        sides = np.full(len(glances), self.side)
+        if not own_size:
+            sides[glances[:, 2] > self.side] = self.large
+            sides[glances[:, 2] <= self.options.half_px] = self.side // 2
+        sized = [(np.flatnonzero(sides == side), side) for side in np.unique(sides)[::-1].tolist()]
         parts = [(index[i : i + BATCH], side) for index, side in sized for i in range(0, len(index), BATCH)]
         found = [self._answered(asked, glances, earlier, multimask, index, side) for index, side in parts]
         order = torch.from_numpy(np.concatenate([index for index, _ in parts])).argsort()
@@ -205,9 +214,9 @@ class GlanceLook:
         if self.options.mirrored:
             turned = self._computed(views.flip(3), _mirrored(prompts, side), multimask)
             answers = Answers((answers.logits + turned.logits.flip(3)) / 2, (answers.iou + turned.iou) / 2)
-        if side == self.side:
+        if side == self.large:
             return answers
-        return Answers(F.interpolate(answers.logits, scale_factor=self.side // side, mode="bilinear"), answers.iou)
+        return Answers(F.interpolate(answers.logits, (self.cells, self.cells), mode="bilinear"), answers.iou)
 
     def _computed(self, views: Tensor, prompts: Prompts, multimask: bool) -> Answers:
         kind = torch.bfloat16 if self.prompter.bf16 else torch.float32
@@ -233,7 +242,7 @@ class GlanceLook:
         if asked.boxes is not None:
             boxes = tensor((np.asarray(asked.boxes, np.float64)[index] - np.tile(corner, 2)) * scale[:, None])
         if earlier is not None:
-            masks = F.avg_pool2d(earlier[torch.from_numpy(index), None], self.side // side).to(place)
+            masks = F.interpolate(earlier[torch.from_numpy(index), None], (side // MASK_STRIDE,) * 2, mode="area").to(place)
         return Prompts(points, labels, boxes, masks)
 
 

@@ -1,10 +1,11 @@
 """Exercises of a promptable model: a view with an object, and what is first said about it. Exercise n depends on (seed, n) alone.
 
-    {'image' (3, S, S) normalised, 'target' (1, S/2, S/2) share of the object, 'box' (4,), 'earlier' (1, S/2, S/2) logits, 'kind',
-     'half' whether the view is to be shown at half the size}
+    {'image' (3, C, C) normalised, 'target' (1, C/2, C/2) share of the object, 'box' (4,), 'earlier' (1, C/2, C/2) logits, 'kind',
+     'side' of the view, which lies in the upper left corner of the canvas of C, the largest side; the rest is 0}
 
-The view is taken as in use (pipeline/glances.py), shifted and, but for some, turned and recoloured. `earlier` is a mask that
-knows less: that of the next slice of the volume, or the object's own, moved and swollen.
+The view is taken as in use (pipeline/glances.py, glancer.py: the more pixels it holds, the larger it is shown), shifted and, but
+for some, turned and recoloured. `earlier` is a mask that knows less: that of the next slice of the volume, or the object's own,
+moved and swollen.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ class Exercises(Dataset):
 
     def __init__(self, pictures: list[Picture], sources: dict[str, Source], prompting: Prompting, seed: int):
         self.prompting, self.seed, self.pictures = prompting, seed, pictures
+        self.canvas = max(prompting.size, prompting.large)
         names = [each.source for each in pictures]
         real = {name: sources.get(name, Source()).share for name in dict.fromkeys(names)}
         made = {name: each.share for name, each in sources.items() if each.made and each.share}
@@ -53,7 +55,7 @@ class Exercises(Dataset):
             kind = self._kind(rng)
             name = self.names[rng.choice(len(self.names), p=self.shares)]
             stored = rng.random() < self.prompting.as_stored
-            found = self._made(self.made[name], rng) if name in self.made else self._real(name, kind, stored, rng)
+            found = self._made(self.made[name], kind, rng) if name in self.made else self._real(name, kind, stored, rng)
             if found is not None and (found[2] > 0.5).sum() >= LEAST_CELLS:
                 return self._sample(*found, kind, stored, rng)
 
@@ -61,10 +63,14 @@ class Exercises(Dataset):
         p = self.prompting
         return int(rng.choice(4, p=[1 - p.click - p.mask - p.box_and_mask, p.click, p.mask, p.box_and_mask]))
 
-    def _made(self, how: str | None, rng: np.random.Generator) -> Found | None:
+    def _size(self, kind: int, side: float) -> int:
+        """The size at which a view of so many pixels is shown; what a click means is sought in views of one size."""
+        return self.canvas if kind != CLICK and side > self.prompting.size else self.prompting.size
+
+    def _made(self, how: str | None, kind: int, rng: np.random.Generator) -> Found | None:
         """View, what of it is picture, target (S, S); nothing earlier."""
-        size = self.prompting.size
         if how == "shapes":
+            size = self._size(kind, rng.uniform(0, 1.5 * self.prompting.size))
             view, mask = shape(size, rng)
             return torch.from_numpy(view), torch.ones(1, size, size, dtype=torch.bool), torch.from_numpy(mask), None, size
         if not self.pictures:
@@ -73,7 +79,7 @@ class Exercises(Dataset):
         shorter = min(picture.mips.size)
         side = float(np.exp(rng.uniform(np.log(min(32, shorter)), np.log(shorter))))
         middle = [rng.uniform(side / 2, max(side / 2, n - side / 2)) for n in picture.mips.size[::-1]]
-        views, inside = take(picture.mips, [(*middle, side)], size)
+        views, inside = take(picture.mips, [(*middle, side)], self._size(kind, side))
         found = patch(views[0].numpy(), rng)
         return None if found is None else (views[0], inside[0], torch.from_numpy(found), None, side)
 
@@ -82,15 +88,16 @@ class Exercises(Dataset):
         thing = picture.things[rng.integers(len(picture.things))]
         glance = self._glance(picture, thing, kind, rng)
         turn = (np.eye(2) if stored else turned(rng, self.prompting.turn_p))[None]
-        views, inside = take(picture.mips, [glance], self.prompting.size, turn)
-        target = self._shown(None, picture, thing, glance, turn)
+        size = self._size(kind, glance[2])
+        views, inside = take(picture.mips, [glance], size, turn)
+        target = self._shown(None, picture, thing, glance, size, turn)
         earlier = None
         if kind in (MASK, BOX_AND_MASK) and picture.beside is not None and rng.random() < 0.7:
-            earlier = self._shown(picture.beside, picture, thing, glance, turn)
+            earlier = self._shown(picture.beside, picture, thing, glance, size, turn)
         return views[0], inside[0], target, earlier, glance[2]
 
     def _shown(
-        self, labels: np.ndarray | None, picture: Picture, thing: Thing, glance: tuple[float, ...], turn: np.ndarray
+        self, labels: np.ndarray | None, picture: Picture, thing: Thing, glance: tuple[float, ...], size: int, turn: np.ndarray
     ) -> Tensor:
         """(S, S) share of the object in the view: in its own picture, or (`labels`) near its place on the slice beside."""
         height, width = picture.numbers.shape
@@ -102,7 +109,7 @@ class Exercises(Dataset):
         else:
             mask = labels[y0:y1, x0:x1] > 0 if picture.joined else labels[y0:y1, x0:x1] == thing.label
         moved = (glance[0] - x0, glance[1] - y0, glance[2])
-        return take(Mips((255 * mask).astype(np.uint8)[..., None]), [moved], self.prompting.size, turn)[0][0, 0] / 255
+        return take(Mips((255 * mask).astype(np.uint8)[..., None]), [moved], size, turn)[0][0, 0] / 255
 
     def _glance(self, picture: Picture, thing: Thing, kind: int, rng: np.random.Generator) -> tuple[float, float, float]:
         """Where the view lies: around the object for a box, at any scale for a click, which does not know it yet."""
@@ -124,12 +131,12 @@ class Exercises(Dataset):
         inside: Tensor,
         target: Tensor,
         earlier: Tensor | None,
-        side: float,
+        pixels: float,
         kind: int,
         stored: bool,
         rng: np.random.Generator,
     ) -> dict[str, Tensor]:
-        """One exercise; without an earlier mask, the object's own is moved."""
+        """One exercise, from a view of so many pixels of the picture; without an earlier mask, the object's own is moved."""
         image = normalised((varied if stored else recoloured)(view, rng)[None], inside[None])[0]
         if kind in (MASK, BOX_AND_MASK) and earlier is None:
             earlier = distorted(target, rng)
@@ -137,17 +144,24 @@ class Exercises(Dataset):
             kind, earlier = CLICK if kind == CLICK else BOX, torch.full_like(target, 0.5)
         rows, columns = ((target > 0.5).any(axis).nonzero()[:, 0] for axis in (1, 0))
         box = torch.tensor([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], dtype=torch.float32)
-        small = kind != CLICK and side <= self.prompting.size / 2
-        half = self.prompting.size >= HALVED and (small or rng.random() < self.prompting.half_p)
         masks = F.avg_pool2d(torch.stack([target, earlier])[:, None].float(), MASK_STRIDE)
-        return {
-            "image": image.float(),
-            "target": masks[0],
-            "box": box,
-            "earlier": (2 * masks[1] - 1) * BELIEF,  # 0 where nothing is known
-            "kind": torch.tensor(kind),
-            "half": torch.tensor(half),
-        }
+        known = (2 * masks[1] - 1) * BELIEF  # 0 where nothing is known
+        shown = {"image": image.float(), "target": masks[0], "box": box, "earlier": known}
+        small = kind != CLICK and pixels <= self.prompting.size / 2
+        if len(image[0]) == self.prompting.size >= HALVED and (small or rng.random() < self.prompting.half_p):
+            shown = halved(shown)
+        side = shown["image"].shape[-1]
+        for name, stride in (("image", 1), ("target", MASK_STRIDE), ("earlier", MASK_STRIDE)):
+            room = (self.canvas - side) // stride
+            shown[name] = F.pad(shown[name], (0, room, 0, room))
+        return {**shown, "kind": torch.tensor(kind), "side": torch.tensor(side)}
+
+
+def halved(shown: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The exercise in a view of half the size, with as much contrast as before."""
+    image, target, earlier = (F.avg_pool2d(shown[name], 2) for name in ("image", "target", "earlier"))
+    contrast = shown["image"].std() / image.std().clamp(min=1e-3)
+    return {"image": image * contrast, "target": target, "earlier": earlier, "box": shown["box"] / 2}
 
 
 def turned(rng: np.random.Generator, turn_p: float) -> np.ndarray:

@@ -46,11 +46,10 @@ class Said:
 
 
 def teach(model: nn.Module, batch: dict[str, Tensor], computing: Callable[[], AbstractContextManager], rounds: int = 3) -> Tensor:
-    """The mean loss over 1 to `rounds` answers to a batch of exercises, those with `half` shown at half the size."""
-    count, half = 1 + int(torch.randint(rounds, ())), batch["half"]
-    parts = [(index, shown) for index, shown in ((~half, dict), (half, halved)) if index.any()]
-    losses = [index.sum() * taught(model, shown(of(batch, index)), computing, count) for index, shown in parts]
-    return torch.stack(losses).sum() / len(half)
+    """The mean loss over 1 to `rounds` answers to a batch of exercises, those of each size together."""
+    count, sides = 1 + int(torch.randint(rounds, ())), batch["side"]
+    losses = [(sides == side).sum() * taught(model, shown(batch, side), computing, count) for side in sides.unique().tolist()]
+    return torch.stack(losses).sum() / len(sides)
 
 
 def taught(model: nn.Module, batch: dict[str, Tensor], computing: Callable[[], AbstractContextManager], count: int) -> Tensor:
@@ -72,16 +71,12 @@ def taught(model: nn.Module, batch: dict[str, Tensor], computing: Callable[[], A
     return total / count
 
 
-def of(batch: dict[str, Tensor], index: Tensor) -> dict[str, Tensor]:
-    """Some of the exercises: those where `index` (B,) is true."""
-    return {name: values[index] for name, values in batch.items()}
-
-
-def halved(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The exercises in views of half the size, with as much contrast as before."""
-    image, target, earlier = (F.avg_pool2d(batch[name], 2) for name in ("image", "target", "earlier"))
-    contrast = batch["image"].std((1, 2, 3), keepdim=True) / image.std((1, 2, 3), keepdim=True).clamp(min=1e-3)
-    return {**batch, "image": image * contrast, "target": target, "earlier": earlier, "box": batch["box"] / 2}
+def shown(batch: dict[str, Tensor], side: int) -> dict[str, Tensor]:
+    """The exercises whose views are `side` wide, without the empty canvas around them."""
+    part = {name: values[batch["side"] == side] for name, values in batch.items()}
+    for name, cells in (("image", side), ("target", side // MASK_STRIDE), ("earlier", side // MASK_STRIDE)):
+        part[name] = part[name][..., :cells, :cells]
+    return part
 
 
 def loss(answers: Answers, target: Tensor, lone: Tensor) -> Tensor:

@@ -233,7 +233,8 @@ def begin(root: Path, run: Path, options: TrainOptions, recipe: Recipe, say: Say
     data = Data(path=str(root.resolve()), name=root.resolve().name)
     recipe = recipe.model_copy(update={"batch": recipe.batch or 32})
     lesson, model = lesson_of(options.model), ModelSpec(name=options.model, config=config)
-    plan = PromptPlan(data=data, model=model, views=asdict(lesson.views), recipe=recipe, dims=lesson.dims)
+    views = asdict(lesson.views(recipe.prompting or Prompting()))
+    plan = PromptPlan(data=data, model=model, views=views, recipe=recipe, dims=lesson.dims)
     write_split(split, run / "split.json")
     write_plan(plan, run / "plan.toml")
     say(f"the plan is in {run / 'plan.toml'}")
@@ -302,7 +303,7 @@ class Lesson:
     dims: int
     what: str
     key: str
-    views: Any
+    views: Callable[[Prompting], Any]
     open_case: Callable[[Opened, Any, int], list[Any]]
     count: Callable[[Any], int]
     exercises: Callable[..., Any]
@@ -312,11 +313,13 @@ class Lesson:
 
 LESSONS = {
     "interactive": Lesson(
-        2, "pictures", VIEWS_KEY, GlanceOptions(), hang, lambda picture: len(picture.things), Exercises,
+        2, "pictures", VIEWS_KEY, lambda prompting: GlanceOptions(large=prompting.large),
+        hang, lambda picture: len(picture.things), Exercises,
         lambda prompting: partial(teach, rounds=prompting.rounds), lambda found: Sitting.of(found, HELD),
     ),
     "solid": Lesson(
-        3, "volumes", CUBES_KEY, CubeOptions(), raise_bodies, lambda body: len(body.parts), solids.SolidExercises,
+        3, "volumes", CUBES_KEY, lambda prompting: CubeOptions(),
+        raise_bodies, lambda body: len(body.parts), solids.SolidExercises,
         lambda prompting: solids.teach, lambda found: SolidSitting(tuple(found)),
     ),
 }  # fmt: skip

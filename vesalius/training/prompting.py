@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from .record import Range, Record
 
@@ -38,6 +38,7 @@ class Prompting(Record):
     pictures alone); the rest are boxes, of volumes boxes and sections. Spreads are a view's side over the object's longer one."""
 
     size: PositiveInt = 128  # side of the views
+    large: NonNegativeInt = 0  # side of those around a box or mask that hold more pixels than `size` (pictures alone)
     click: float = Field(0.22, ge=0, le=1)
     mask: float = Field(0.07, ge=0, le=1)
     box_and_mask: float = Field(0.08, ge=0, le=1)

@@ -293,7 +293,7 @@ RECIPES: dict[str, Recipe] = {
         steps_per_epoch=250,
         validate_every=4,
         validation_fraction=0.12,
-        prompting=Prompting(),
+        prompting=Prompting(large=192),
         sources=MINI_SOURCES,
     ),
     # Its sibling for volumes. A step is eight views and takes two thirds of a second on one CPU core: an hour is 5,000 steps, so

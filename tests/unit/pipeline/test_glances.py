@@ -177,6 +177,23 @@ def test_small_objects_are_seen_at_half_the_size_and_answered_in_their_places(mi
     )
 
 
+def test_large_objects_are_seen_larger_and_answered_in_their_places():
+    from vesalius.core.prompts import ObjectPrompt
+
+    one = session(large=192, spread=4.0)  # the upper object's view is 152 px wide, the lower one's 120
+    boxes = [ObjectPrompt(box=box) for box in ((10, 50, 28, 80), (80, 12, 118, 27))]
+    found = [seen.logits > 0 for _, seen in one.answers(boxes)]
+    assert overlap(found[0], LOWER) > 0.9 and overlap(found[1], UPPER) > 0.95
+    assert one.prompter.model.sides == [192, 128]
+    one.predict(mask=UPPER)
+    assert one.prompter.model.sides[-1] == 192 and one.prompter.model.seen[-1].masks.shape == (1, 1, 96, 96)
+    assert overlap(one.predict(points=[(90, 20)], labels=[1], box=(80, 12, 118, 27)), UPPER) > 0.95
+    one.predict(points=[(15, 70)])
+    assert one.prompter.model.sides[4] == 128  # what a click means is sought in views of one size
+    with pytest.raises(InputError, match="no views of 200 pixels"):
+        session(large=200)
+
+
 @pytest.mark.parametrize("mirrored", [False, True])
 def test_a_session_answers_a_box_on_its_own_pixels(mirrored):
     one = session(mirrored=mirrored)

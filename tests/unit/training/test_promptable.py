@@ -15,9 +15,9 @@ from vesalius.models.weights import load_state
 from vesalius.pipeline.prompter import load_prompter
 from vesalius.pipeline.session import Session
 from vesalius.training import exercises as training_exercises
-from vesalius.training.exercises import BOX, CLICK, Exercises, distorted, turned
+from vesalius.training.exercises import BOX, CLICK, Exercises, distorted, halved, turned
 from vesalius.training.gallery import hang, open_sources
-from vesalius.training.interactive import first_said, halved, jittered, loss, real_iou, say_more, spot, teach
+from vesalius.training.interactive import first_said, jittered, loss, real_iou, say_more, spot, teach
 from vesalius.training.loop import train
 from vesalius.training.promptable import Sitting, dice, ellipse, inner_point
 from vesalius.training.prompting import Prompting, Source
@@ -138,7 +138,7 @@ def test_what_the_demo_shows_is_left_out_of_the_recipe():
 def test_drawn_shapes_alone_need_no_data_set_where_the_recipe_says_so(tmp_path):
     sources = {"shapes": Source(made="shapes"), "cells": Source(share=0)}
     assert open_sources(tmp_path, Recipe(sources=sources), lambda line: None) == []
-    assert set(Exercises([], sources, Prompting(size=64), seed=0)[3]) == {"image", "target", "box", "earlier", "kind", "half"}
+    assert set(Exercises([], sources, Prompting(size=64), seed=0)[3]) == {"image", "target", "box", "earlier", "kind", "side"}
 
 
 def exercises(root: Path, **changes) -> Exercises:
@@ -216,7 +216,7 @@ def batch(kinds=(BOX, CLICK)) -> dict[str, torch.Tensor]:
     target[0, 0, 2:9, 3:12], target[1, 0, 8:14, 1:7] = 1, 1
     return {
         "image": torch.randn(2, 3, 32, 32), "target": target, "kind": torch.tensor(kinds), "earlier": torch.zeros(2, 1, 16, 16),
-        "box": torch.tensor([[6.0, 4, 24, 18], [2, 16, 14, 28]]), "half": torch.tensor([False, False]),
+        "box": torch.tensor([[6.0, 4, 24, 18], [2, 16, 14, 28]]), "side": torch.tensor([32, 32]),
     }  # fmt: skip
 
 
@@ -248,24 +248,28 @@ def test_the_next_click_lies_where_the_answer_is_wrong():
 
 
 def test_exercises_of_half_the_size_mean_the_same():
-    given = batch()
+    given = {name: values[0] for name, values in batch().items()}
     half = halved(given)
-    assert half["image"].shape == (2, 3, 16, 16) and half["target"].shape == half["earlier"].shape == (2, 1, 8, 8)
-    assert torch.allclose(half["image"].std((1, 2, 3)), given["image"].std((1, 2, 3)), rtol=1e-3)
-    assert torch.allclose(half["target"].mean((1, 2, 3)), given["target"].mean((1, 2, 3)))
-    assert half["box"].tolist() == [[3, 2, 12, 9], [1, 8, 7, 14]]
+    assert half["image"].shape == (3, 16, 16) and half["target"].shape == half["earlier"].shape == (1, 8, 8)
+    assert float(half["image"].std()) == pytest.approx(float(given["image"].std()), rel=1e-3)
+    assert torch.allclose(half["target"].mean(), given["target"].mean())
+    assert half["box"].tolist() == [3, 2, 12, 9]
 
 
-def test_small_objects_are_shown_at_half_the_size_as_in_use(root):
+def test_objects_are_shown_as_large_as_in_use(root):
     recipe = override(RECIPES["vesalius_mini"], {"sources": {"shapes": {"share": 0}, "superpixels": {"share": 0}}})
     pictures = [each for opened in open_sources(root, recipe, print) for case in opened.cases for each in hang(opened, case, 12)]
-    for click, size, expected in ((0, 256, True), (1, 256, False), (0, 32, False)):
-        prompting = Prompting(size=size, click=click, mask=0, box_and_mask=0, wide_p=0, half_p=0)
+    for click, size, large, expected in ((0, 256, 0, 128), (1, 256, 0, 256), (0, 32, 0, 32), (0, 16, 48, 48), (1, 16, 48, 16)):
+        prompting = Prompting(size=size, large=large, click=click, mask=0, box_and_mask=0, wide_p=0, half_p=0)
         samples = Exercises(pictures, {}, prompting, seed=0)
-        assert {bool(samples[i]["half"]) for i in range(12)} == {expected}, (click, size)
+        for one in (samples[i] for i in range(12)):
+            assert one["side"] == expected and one["image"].shape == (3, max(size, large), max(size, large)), (click, size)
+            assert not one["image"][:, expected:].any() and not one["image"][:, :, expected:].any()
+            rows, columns = ((one["target"][0] > 0.5).any(axis).nonzero()[:, 0] for axis in (1, 0))
+            assert (one["box"] <= expected).all() and max(rows[-1], columns[-1]) < expected / 2
 
 
-def test_exercises_of_both_sizes_are_taught_together(monkeypatch):
+def test_exercises_of_several_sizes_are_taught_together(monkeypatch):
     seen = []
 
     def taught(model, batch, computing, count):
@@ -274,12 +278,12 @@ def test_exercises_of_both_sizes_are_taught_together(monkeypatch):
 
     monkeypatch.setattr("vesalius.training.interactive.taught", taught)
     given = {name: torch.cat([values, values, values]) for name, values in batch((4, 1)).items()}
-    given["half"] = torch.tensor([True, False] * 3)
+    given["side"] = torch.tensor([16, 32] * 3)
     assert teach(None, given, None, rounds=1) == 2.5  # 3 of 4 and 3 of 1
-    assert seen == [((3, 3, 32, 32), 1), ((3, 3, 16, 16), 1)]
+    assert seen == [((3, 3, 16, 16), 1), ((3, 3, 32, 32), 1)]
     seen.clear()
-    assert teach(None, given | {"half": torch.tensor([False, False, False, True, False, False])}, None, rounds=1) == 2.5
-    assert [shape[0] for shape, _ in seen] == [5, 1]
+    assert teach(None, given | {"side": torch.tensor([32, 32, 32, 16, 32, 24])}, None, rounds=1) == 2.5
+    assert seen == [((1, 3, 16, 16), 1), ((1, 3, 24, 24), 1), ((4, 3, 32, 32), 1)]
 
 
 def test_a_click_is_aimed_at_the_middle_half_of_the_time():
