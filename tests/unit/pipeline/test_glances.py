@@ -178,20 +178,20 @@ def test_small_objects_are_seen_at_half_the_size_and_answered_in_their_places(mi
 
 
 def test_large_objects_are_seen_larger_and_answered_in_their_places():
-    from vesalius.core.prompts import ObjectPrompt
-
-    one = session(large=192, spread=4.0)  # the upper object's view is 152 px wide, the lower one's 120
-    boxes = [ObjectPrompt(box=box) for box in ((10, 50, 28, 80), (80, 12, 118, 27))]
-    found = [seen.logits > 0 for _, seen in one.answers(boxes)]
-    assert overlap(found[0], LOWER) > 0.9 and overlap(found[1], UPPER) > 0.95
-    assert one.prompter.model.sides == [192, 128]
-    one.predict(mask=UPPER)
-    assert one.prompter.model.sides[-1] == 192 and one.prompter.model.seen[-1].masks.shape == (1, 1, 96, 96)
-    assert overlap(one.predict(points=[(90, 20)], labels=[1], box=(80, 12, 118, 27)), UPPER) > 0.95
-    one.predict(points=[(15, 70)])
-    assert one.prompter.model.sides[4] == 128  # what a click means is sought in views of one size
+    grey, upper, lower = (np.kron(each, np.ones((3, 3), each.dtype)) for each in (picture(), UPPER, LOWER))
+    lower[230:] = False
+    one = Session(Image(grey[None, None], Grid((1, *grey.shape), dims=2)), bright(large=192), cache=False)
+    box = (240, 36, 354, 81)  # the upper object, in a view of 171 px
+    assert overlap(one.predict(box=box), upper) > 0.97
+    assert overlap(one.predict(mask=upper), upper) > 0.97
+    assert overlap(one.predict(points=[(270, 60)], labels=[1], box=box), upper) > 0.97
+    model = one.prompter.model
+    assert model.sides == [192, 192, 192] and model.seen[1].masks.shape == (1, 1, 96, 96)
+    assert overlap(one.predict(box=(30, 150, 84, 230)), lower) > 0.95
+    one.predict(points=[(270, 60)])
+    assert model.sides[3:5] == [128, 128]  # a view of 120 px; and what a click means is sought in views of one size
     with pytest.raises(InputError, match="no views of 200 pixels"):
-        session(large=200)
+        bright(large=200)
 
 
 @pytest.mark.parametrize("mirrored", [False, True])
