@@ -187,7 +187,7 @@ def test_large_objects_are_seen_larger_and_answered_in_their_places():
     assert overlap(one.predict(points=[(270, 60)], labels=[1], box=box), upper) > 0.97
     model = one.prompter.model
     assert model.sides == [192, 192, 192] and model.seen[1].masks.shape == (1, 1, 96, 96)
-    assert overlap(one.predict(box=(30, 150, 84, 230)), lower) > 0.95
+    assert overlap(one.predict(box=(30, 150, 84, 230)), lower) > 0.93
     one.predict(points=[(270, 60)])
     assert model.sides[3:5] == [128, 128]  # a view of 120 px; and what a click means is sought in views of one size
     with pytest.raises(InputError, match="no views of 200 pixels"):
