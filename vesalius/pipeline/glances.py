@@ -19,6 +19,8 @@ from torch import Tensor
 
 Place = Sequence[float] | np.ndarray  # x, y, side
 OUTSIDE = -10.0  # the logit of what a view does not reach
+STRIP = 512  # rows that are halved at once: of large pictures no float copy is held
+SHARE = 0.25  # of a picture: to see more of it at another size, all of it is brought to that size and kept
 EVEN = 1.0  # grey levels added to a view's deviation, so that noise in a flat view stays small
 
 
@@ -33,10 +35,24 @@ class Mips:
     def level(self, k: int) -> Tensor:
         """(C, H / 2^k, W / 2^k) uint8, rounded up; the far edges count as often as it takes to fill a whole pixel."""
         while len(self.levels) <= k:
-            fine = self.levels[-1]
-            full = F.pad(fine[None].float(), (0, fine.shape[2] % 2, 0, fine.shape[1] % 2), mode="replicate")
-            self.levels.append(F.avg_pool2d(full, 2)[0].round().to(torch.uint8))
+            self.levels.append(torch.cat([_halved(rows) for rows in self.levels[-1].split(STRIP, 1)], 1))
         return self.levels[k]
+
+    def part(self, k: int, low: np.ndarray, high: np.ndarray) -> Tensor:
+        """Of level k the pixels from `low` to `high` (x, y), the last exclusive; a level is made where much of it is wanted."""
+        if len(self.levels) > k or (high - low).prod() << (2 * k) > SHARE * self.size[0] * self.size[1]:
+            return self.level(k)[:, low[1] : high[1], low[0] : high[0]]
+        (x0, y0), (x1, y1) = low << k, high << k
+        found = self.levels[0][:, y0:y1, x0:x1]
+        for _ in range(k):
+            found = _halved(found)
+        return found
+
+
+def _halved(fine: Tensor) -> Tensor:
+    """(C, h, w) uint8 -> (C, h / 2, w / 2), rounded up: the means of 2 x 2 pixels."""
+    full = F.pad(fine[None].float(), (0, fine.shape[2] % 2, 0, fine.shape[1] % 2), mode="replicate")
+    return F.avg_pool2d(full, 2)[0].round().to(torch.uint8)
 
 
 def take(mips: Mips, glances: ArrayLike, size: int, turns: np.ndarray | None = None) -> tuple[Tensor, Tensor]:
@@ -61,13 +77,12 @@ def take(mips: Mips, glances: ArrayLike, size: int, turns: np.ndarray | None = N
 def _sampled(mips: Mips, spots: np.ndarray, scale: float) -> Tensor:
     """(C, S, S) at the spots (S, S, 2), from the level whose pixels are up to half as wide as `scale`, the view's."""
     k = min(max(0, int(np.floor(np.log2(max(scale, 1.0))))), max(0, int(np.log2(max(mips.size)))))
-    level = mips.level(k)
     spots = spots / 2**k
-    h, w = level.shape[1:]
+    h, w = (-(-n // 2**k) for n in mips.size)
     corners = spots[[0, 0, -1, -1], [0, -1, 0, -1]]  # a view is a parallelogram
     low = np.clip(np.floor(corners.min(0)).astype(int) - 1, 0, np.maximum(np.array([w, h]) - 1, 0))
     high = np.clip(np.ceil(corners.max(0)).astype(int) + 2, low + 1, [w, h])
-    crop = level[:, low[1] : high[1], low[0] : high[0]].float()
+    crop = mips.part(k, low, high).float()
     grid = torch.from_numpy((2 * (spots - low) / (high - low) - 1).astype(np.float32))
     return F.grid_sample(crop[None], grid[None], padding_mode="border", align_corners=False)[0]
 

@@ -100,6 +100,23 @@ def test_an_answer_is_carried_into_another_view():
     assert box_of(logits[1], two) == pytest.approx((24, 20, 44, 30), abs=0.51)
 
 
+def test_a_part_of_a_level_is_the_same_without_the_rest_of_it(monkeypatch):
+    rng = np.random.default_rng(0)
+    monkeypatch.setattr("vesalius.pipeline.glances.STRIP", 16)
+    whole, parts = Mips(picture := rng.integers(0, 256, (203, 301, 3), np.uint8)), Mips(picture)
+    for k in range(4):
+        size = np.array([-(-301 // 2**k), -(-203 // 2**k)])
+        assert whole.level(k).shape[1:] == (size[1], size[0])
+        for _ in range(20):
+            low = rng.integers(0, size - 1)
+            high = rng.integers(low + 1, np.minimum(low + size // 3, size) + 1)
+            high = np.where(rng.random(2) < 0.3, size, high) if low.prod() > 0.5 * size.prod() else high
+            expected = whole.level(k)[:, low[1] : high[1], low[0] : high[0]]
+            assert torch.equal(parts.part(k, low, high), expected), (k, low, high)
+    assert len(parts.levels) == 1
+    assert parts.part(2, np.array([0, 0]), np.array([76, 51])).shape == (3, 51, 76) and len(parts.levels) == 3
+
+
 def test_a_view_lies_around_its_box():
     assert np.allclose(around([[10, 20, 30, 24]], 1.5), [[20, 22, 30]])
     assert np.allclose(around([[10, 20, 11, 21]], 1.5), [[10.5, 20.5, 8]])
