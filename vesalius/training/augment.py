@@ -35,9 +35,9 @@ THIN = 3  # nnU-Net's: slices that many times as thick as their pixels are wide,
 class Augmentation:
     """Turns a crop (C, *crop) and its label map (*crop) into a sample of exactly `patch` voxels; `spacing` is that of its axes.
 
-    Across thick or few slices nothing is turned, scaled or bent: they move in their plane, all alike. In voxels a turn across
-    them would shear, and would find more border than image. Label maps are resampled to the nearest voxel, so they may count
-    objects. Picklable, holds no data.
+    Across thick or few slices nothing is turned, scaled, bent or coarsened: they move in their plane, all alike. In voxels a turn
+    across them would shear, and would find more border than image. Label maps are resampled to the nearest voxel, so they may
+    count objects. Picklable, holds no data.
     """
 
     def __init__(self, settings: Augment, patch: tuple[int, ...], spacing: tuple[float, ...] | None = None):
@@ -98,21 +98,22 @@ class Augmentation:
 
     def _intensity(self) -> list[BasicTransform]:
         s, one, coarse = self.settings, self.settings.channels_together, 1 / max(self.settings.low_resolution[0], 1e-3)
+        low = SimulateLowResolutionTransform(s.low_resolution, True, True, (), None, 1)
         steps = [
             (GaussianNoiseTransform(s.noise, 1, one), s.noise_p),
             (self._along(GaussianBlurTransform(s.blur_px, one, True, 1), 3 * s.blur_px[1] + 1), s.blur_p),
             (MultiplicativeBrightnessTransform(BGContrast(s.brightness), one, 1), s.brightness_p),
             (BrightnessAdditiveTransform(0, s.shift, one, 1), s.shift_p if s.shift else 0.0),
             (ContrastTransform(BGContrast(s.contrast), True, one, 1), s.contrast_p),
-            (self._along(SimulateLowResolutionTransform(s.low_resolution, True, True, (), None, 1), coarse), s.low_resolution_p),
+            (self._along(low, coarse, self.thin), s.low_resolution_p),
             (GammaTransform(BGContrast(s.gamma), 1, one, 1, 1), s.gamma_p * s.gamma_invert_p),
             (GammaTransform(BGContrast(s.gamma), 0, one, 1, 1), s.gamma_p * (1 - s.gamma_invert_p)),
         ]
         return [RandomTransform(step, p) for step, p in steps if p > 0 and step is not None]
 
-    def _along(self, step: BasicTransform, least: float) -> Any:
-        """The step along the axes of the patch that have `least` voxels, plane by plane where the others have fewer; or None."""
-        short = tuple(axis for axis, size in enumerate(self.patch, 1) if size < least)
+    def _along(self, step: BasicTransform, least: float, but: int | None = None) -> Any:
+        """The step along the axes of the patch that have `least` voxels, and not along `but`, plane by plane; None along none."""
+        short = tuple(axis + 1 for axis, size in enumerate(self.patch) if size < least or axis == but)
         if not short:
             return step
         return Planes(step, short) if len(short) < self.dims else None

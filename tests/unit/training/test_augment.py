@@ -96,6 +96,15 @@ def test_thick_or_few_slices_move_in_their_plane_all_alike(patch, spacing, thin)
         assert (image > 0.99).float().mean() > 0.9  # little border: a turn across the slices left 0.28 of the image
 
 
+def test_thick_slices_are_coarsened_one_by_one():
+    striped = np.zeros((1, 20, 24, 24), np.float32)
+    striped[:, ::2] = 1
+    settings = Augment(**{**STILL, "low_resolution_p": 1, "low_resolution": (0.5, 0.5)})
+    for spacing, kept in (((5, 1, 1), True), ((1, 1, 1), False)):
+        image, _ = Augmentation(settings, (20, 24, 24), spacing)(striped.copy(), np.zeros((20, 24, 24), int), 0)
+        assert np.allclose(image, striped, atol=1e-4) == kept
+
+
 def test_numbers_of_objects_survive_every_spatial_change():
     numbers = np.kron(np.arange(1, 26).reshape(5, 5), np.ones((12, 12), int)) * 1000
     settings = Augment(
