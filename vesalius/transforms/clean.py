@@ -138,11 +138,15 @@ def _fill_holes(array: np.ndarray, mask: Mask, rule: FillHoles) -> None:
 
 
 def _components(structure: np.ndarray, connectivity: Connectivity) -> tuple[np.ndarray, np.ndarray]:
-    """Component numbers (Z, Y, X), 0 outside the structure, and the voxels of each (index 0: outside)."""
+    """Component numbers (Z, Y, X), 0 outside the structure, and the voxels of each (index 0: outside, and a rim around).
+
+    Without the rim cc3d 4.1.1 has room for too few components in thin boxes and fails: for two voxels with one between them.
+    """
     flat = connectivity in (4, 8)
-    binary = np.ascontiguousarray(structure[0] if flat else structure)
-    found = cc3d.connected_components(binary, connectivity=connectivity, binary_image=True)
+    rimmed = np.pad(structure[0] if flat else structure, 1)
+    found = cc3d.connected_components(rimmed, connectivity=connectivity, binary_image=True)
     counts = np.asarray(cc3d.statistics(found, no_slice_conversion=True)["voxel_counts"])
+    found = found[(slice(1, -1),) * found.ndim]
     return (found[None] if flat else found), counts
 
 

@@ -43,6 +43,14 @@ def test_structures_touch_at_corners_and_pictures_have_no_third_axis():
     assert clean(picture, [RemoveSmall(min_area_px=4)]).array.sum() == 4
 
 
+@pytest.mark.parametrize("size", [(1, 1, 3), (7, 1, 1), (1, 5, 6), (3, 3, 3)], ids=str)
+def test_a_label_of_lone_voxels_in_a_thin_box_is_cleaned(size):
+    array = np.zeros([n + 2 for n in size], np.uint8)
+    array[1:-1, 1:-1, 1:-1][::2, ::2, ::2] = 1
+    assert clean(mask_of(array), [KeepLargest()]).array.sum() == 1
+    assert clean(mask_of(array, (1, 1, 1)), [RemoveSmall(min_mm3=2)]).array.sum() == 0
+
+
 def test_small_components_go_by_millimetres():
     array = np.zeros((5, 9, 9), np.uint16)
     array[0, 0, :4], array[4, 8, :3] = 300, 300
