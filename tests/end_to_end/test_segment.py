@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image as Picture
+from scipy import ndimage
 from specimens import picture, save_tiny, volume
 
 from vesalius.core.errors import ChannelError, GeometryError, InputError, OutputError
@@ -21,10 +22,10 @@ from vesalius.pipeline.predictor import load
 from vesalius.pipeline.segment import SegmentOptions, segment, segment_image
 from vesalius.pipeline.tiled import tiled
 from vesalius.tasks.catalog import TASKS
-from vesalius.tasks.decide import decide
+from vesalius.tasks.decide import Argmax, Regions, decide
 from vesalius.transforms.clean import KeepLargest, RemoveSmall
 from vesalius.transforms.intensity import Percentile
-from vesalius.transforms.spatial import Resample, prepare
+from vesalius.transforms.spatial import CropForeground, Resample, prepare
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 MRI = next((EXAMPLES / "hippocampus" / "images").glob("*.nii.gz"))
@@ -318,6 +319,26 @@ def test_probabilities_lie_on_the_image_and_decide_as_the_mask(orientation, volu
     clear = first - second > 2e-3
     np.testing.assert_array_equal(shares.argmax(axis=3)[clear], np.asarray(mask.dataobj)[clear])
     assert clear.mean() > 0.9
+
+
+@pytest.mark.parametrize("rule", [Argmax(), Regions()], ids=lambda rule: rule.kind)
+@pytest.mark.parametrize("first", ["crop", "resample"])
+def test_what_is_cropped_away_is_surely_background_whenever_it_is_cropped(first, rule, volume_weights, tmp_path):
+    image = read(volume(tmp_path / "case.nii.gz", size=(30, 26, 22)))
+    inside = np.zeros(image.grid.shape, bool)
+    inside[6:-6, 6:-6, 6:-6] = True
+    predictor = load("unet", weights=volume_weights, device="cpu", precision="fp32")
+    crop, resample = CropForeground(), Resample(spacing_mm=tuple(1.2 * s for s in image.grid.spacing), average=False)
+    steps = (crop, resample) if first == "crop" else (resample, crop)
+    count = predictor.task.outputs - (rule.kind == "argmax")
+    labels = Labels(tuple(Label(value, f"label {value}") for value in range(1, count + 1)))
+    changed = predictor.task.model_copy(update={"steps": steps, "decide": rule, "labels": labels, "clean": ()})
+    masked = replace(image, array=np.where(inside, np.abs(image.array) + 1, 0))
+    found = segment_image(masked, replace(predictor, task=changed), probabilities=tmp_path / "p.npz")
+    shares = np.load(found.probabilities)["probabilities"][:, ~ndimage.binary_dilation(inside, iterations=3)]
+    want = np.zeros((len(shares), 1))
+    want[0] = rule.kind == "argmax"
+    np.testing.assert_allclose(shares, want.repeat(shares.shape[1], 1), atol=1e-3)
 
 
 def test_progress_rises_to_the_end_with_time_left(volume_weights, tmp_path):

@@ -31,9 +31,11 @@ def nearest(source: np.ndarray, target: np.ndarray, spacing: Sequence[float]) ->
     sizes = (spacing[0], *[1.0] * (3 - source.ndim), *spacing[1:])
     squared, unsure = _search(source[deep], target[deep], sizes)
     if unsure.any():
-        sizes_or_size = tuple(spacing) if target.ndim > 1 else spacing[0]
+        unit = float(spacing[-1])  # edt adds steps of the last axis up in float32: whole numbers stay exact
+        ratios = tuple(s / unit for s in spacing)
+        sizes_or_size = ratios if target.ndim > 1 else ratios[0]
         full = edt.edtsq(~target, anisotropy=sizes_or_size, black_border=False, parallel=os.cpu_count() or 1)
-        squared[unsure] = full[source][unsure]
+        squared[unsure] = full[source][unsure] * unit**2
     return np.sqrt(squared)
 
 

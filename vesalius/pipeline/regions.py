@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-import cc3d
 import numpy as np
 import torch
 from torch import Tensor
+
+from ..transforms.clean import components
 
 
 def stability(logits: Tensor, offset: float) -> Tensor:
@@ -42,8 +43,7 @@ def drop_small(mask: np.ndarray, least_px: float, kind: Literal["holes", "island
 
     Of islands that are all small the largest stays.
     """
-    search = ~mask if kind == "holes" else mask
-    regions = cc3d.connected_components(np.ascontiguousarray(search), connectivity=8, binary_image=True)
+    regions = components(~mask if kind == "holes" else mask, 8)
     sizes = np.bincount(regions.ravel())
     small = sizes < least_px
     small[0] = False

@@ -20,6 +20,7 @@ from ..core.errors import ChannelError, GeometryError, InputError, OutputError
 from ..core.image import Image, Mask
 from ..io.files import Input, case_name, content_hash, find_inputs, read, read_mask, write
 from ..io.formats import format_of, is_dicom
+from ..tasks.decide import background
 from ..tasks.task import Task
 from ..transforms.clean import clean
 from ..transforms.spatial import prepare
@@ -208,7 +209,8 @@ def segment_image(
                 context=task.context,
                 progress=progress and of_all(progress, z, len(parts)),
             )
-            home = restore.stream(seconds.during("network", logits), max_slices=budget.slices)
+            outside = background(task.decide, task.outputs)
+            home = restore.stream(seconds.during("network", logits), max_slices=budget.slices, fill=outside)
             with seconds("decide"):
                 array = label_map(keep(home, restore, z), restore, task)
                 mask = Mask(array, part.grid, task.labels, image.source, task.instances)

@@ -49,6 +49,14 @@ class Objects:
 
 
 Decision = Argmax | Regions | Objects
+SURE = 10.0  # a logit of a network that has no doubt: a probability of 0.99995
+
+
+def background(rule: Decision, channels: int) -> tuple[float, ...]:
+    """Logits (K,) of nothing to be found, for what was cropped away: all equal ones would be probabilities of 1/K, or 1/2."""
+    if isinstance(rule, Regions):
+        return (-SURE,) * channels
+    return (SURE if isinstance(rule, Argmax) else -SURE, *[0.0] * (channels - 1))
 
 
 def decide(scores: np.ndarray, rule: Decision, values: tuple[int, ...]) -> np.ndarray:

@@ -6,7 +6,8 @@ global generators of numpy and torch, so `Augmentation` seeds both per sample an
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -28,79 +29,91 @@ from torch.nn.functional import grid_sample, interpolate
 
 from .recipe import Augment
 
+THIN = 3  # nnU-Net's: slices that many times as thick as their pixels are wide, or a patch that much shorter along them
+
 
 class Augmentation:
-    """Turns a crop (C, *S+margin) and its label map (*S+margin) into a sample of exactly `patch` voxels.
+    """Turns a crop (C, *crop) and its label map (*crop) into a sample of exactly `patch` voxels; `spacing` is that of its axes.
 
-    Label maps are resampled to the nearest voxel, so they may count objects. Picklable, holds no data.
+    Across thick or few slices nothing is turned, scaled, bent or coarsened: they move in their plane, all alike. In voxels a turn
+    across them would shear, and would find more border than image. Label maps are resampled to the nearest voxel, so they may
+    count objects. Picklable, holds no data.
     """
 
-    def __init__(self, settings: Augment, patch: tuple[int, ...]):
+    def __init__(self, settings: Augment, patch: tuple[int, ...], spacing: tuple[float, ...] | None = None):
         self.settings, self.patch, self.dims = settings, patch, len(patch)
+        self.thin = thin_axis(patch, spacing or (1.0,) * len(patch))
         self.border = settings.border or ("reflection" if self.dims == 2 else "zeros")
-        self.spatial = self._spatial()
+        self.spatial, self.turns = self._spatial(), self._turns()
         self.intensity = self._intensity()
 
     @property
-    def margin(self) -> float:
-        """By how much the crop must be larger than the patch, so that turning and shrinking find image and not border."""
+    def crop(self) -> tuple[int, ...]:
+        """The size of the crop that a patch is made of, so that turning and shrinking find image and not border."""
         s = self.settings
         turned = 1.0 if not s.rotate_deg or not s.rotate_p else (1.42 if s.rotate_deg >= 45 else 1.0 + 0.42 * s.rotate_deg / 45)
-        return turned * (max(1.0, s.scale[1]) if s.scale_p else 1.0) + (
-            2 * s.elastic_px / max(self.patch) if s.elastic_p else 0.0
-        )
+        margin = turned * (max(1.0, s.scale[1]) if s.scale_p else 1.0)
+        margin += 2 * s.elastic_px / max(self.patch) if s.elastic_p else 0.0
+        return tuple(n if n == 1 or axis == self.thin else math.ceil(n * margin) for axis, n in enumerate(self.patch))
 
     def __call__(self, image: np.ndarray, mask: np.ndarray, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
         """image float32 (C, *S), mask (*S) -> float32 (C, *patch), int32 (*patch); the same seed, the same sample."""
         data = {"image": torch.from_numpy(image), "segmentation": torch.from_numpy(mask.astype(np.int32))[None]}
         with seeded(seed):
-            if self.settings.elastic_p and np.random.uniform() < self.settings.elastic_p:
-                data = elastic(data, self.settings, self.border)
-            for step in (*self.spatial, *self.intensity):
+            data = (self._moved if self.thin is None else Planes(self._moved, (self.thin + 1,)))(**data)
+            for step in (*self.turns, *self.intensity):
                 data = step(**data)
             data["image"] = recolour(data["image"], self.settings)
         return data["image"].float().contiguous(), data["segmentation"][0].contiguous()
 
-    def _spatial(self) -> list[BasicTransform]:
+    def _moved(self, **data: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Bent, turned, scaled, and cut to the patch."""
+        if self.settings.elastic_p and np.random.uniform() < self.settings.elastic_p:
+            data = elastic(data, self.settings, self.border)
+        return self.spatial(**data)
+
+    def _spatial(self) -> BasicTransform:
         s = self.settings
         turn = np.deg2rad(s.rotate_deg)
-        steps: list[BasicTransform] = [
-            SpatialTransform(
-                self.patch,
-                0,
-                False,
-                p_rotation=s.rotate_p,
-                rotation=(-turn, turn),
-                p_scaling=s.scale_p,
-                scaling=s.scale,
-                p_synchronize_scaling_across_axes=s.scale_together_p,
-                mode_seg="nearest",
-                padding_mode_image=self.border,
-                border_mode_seg=self.border,
-            )
-        ]
+        return SpatialTransform(
+            tuple(n for axis, n in enumerate(self.patch) if axis != self.thin),
+            0,
+            False,
+            p_rotation=s.rotate_p,
+            rotation=(-turn, turn),
+            p_scaling=s.scale_p,
+            scaling=s.scale,
+            p_synchronize_scaling_across_axes=s.scale_together_p,
+            mode_seg="nearest",
+            padding_mode_image=self.border,
+            border_mode_seg=self.border,
+        )
+
+    def _turns(self) -> list[BasicTransform]:
+        s, steps = self.settings, list[BasicTransform]()
         axes = tuple(axis - (3 - self.dims) for axis in s.flip_axes if axis >= 3 - self.dims)
-        if s.quarter_turns and self.patch[-1] == self.patch[-2]:
+        if s.quarter_turns and self.patch[-1] == self.patch[-2] and self.thin in (None, 0):
             steps.append(RandomTransform(Rot90Transform(1, (1, 2, 3), {self.dims - 2, self.dims - 1}), 0.75))
         return [*steps, MirrorTransform(axes)] if axes else steps
 
     def _intensity(self) -> list[BasicTransform]:
         s, one, coarse = self.settings, self.settings.channels_together, 1 / max(self.settings.low_resolution[0], 1e-3)
+        low = SimulateLowResolutionTransform(s.low_resolution, True, True, (), None, 1)
         steps = [
             (GaussianNoiseTransform(s.noise, 1, one), s.noise_p),
             (self._along(GaussianBlurTransform(s.blur_px, one, True, 1), 3 * s.blur_px[1] + 1), s.blur_p),
             (MultiplicativeBrightnessTransform(BGContrast(s.brightness), one, 1), s.brightness_p),
             (BrightnessAdditiveTransform(0, s.shift, one, 1), s.shift_p if s.shift else 0.0),
             (ContrastTransform(BGContrast(s.contrast), True, one, 1), s.contrast_p),
-            (self._along(SimulateLowResolutionTransform(s.low_resolution, True, True, (), None, 1), coarse), s.low_resolution_p),
+            (self._along(low, coarse, self.thin), s.low_resolution_p),
             (GammaTransform(BGContrast(s.gamma), 1, one, 1, 1), s.gamma_p * s.gamma_invert_p),
             (GammaTransform(BGContrast(s.gamma), 0, one, 1, 1), s.gamma_p * (1 - s.gamma_invert_p)),
         ]
         return [RandomTransform(step, p) for step, p in steps if p > 0 and step is not None]
 
-    def _along(self, step: BasicTransform, least: float) -> Any:
-        """The step along the axes of the patch that have `least` voxels, plane by plane where the others have fewer; or None."""
-        short = tuple(axis for axis, size in enumerate(self.patch, 1) if size < least)
+    def _along(self, step: BasicTransform, least: float, but: int | None = None) -> Any:
+        """The step along the axes of the patch that have `least` voxels, and not along `but`, plane by plane; None along none."""
+        short = tuple(axis + 1 for axis, size in enumerate(self.patch) if size < least or axis == but)
         if not short:
             return step
         return Planes(step, short) if len(short) < self.dims else None
@@ -108,16 +121,25 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class Planes:
-    """A step on images (C, *S) that leaves the `short` axes (counted with C) alone: what lies along them are channels to it."""
+    """A step on arrays (C, *S) that leaves the `short` axes (counted with C) alone: what lies along them are channels to it."""
 
-    step: BasicTransform
+    step: Callable[..., dict[str, torch.Tensor]]
     short: tuple[int, ...]
 
     def __call__(self, **data: torch.Tensor) -> dict[str, torch.Tensor]:
         front = tuple(range(1, len(self.short) + 1))
-        ahead = data["image"].movedim(self.short, front)
-        done = self.step(image=ahead.flatten(0, len(self.short)))["image"]
-        return data | {"image": done.view(ahead.shape).movedim(front, self.short)}
+        ahead = {name: array.movedim(self.short, front) for name, array in data.items()}
+        done = self.step(**{name: array.flatten(0, len(front)) for name, array in ahead.items()})
+        return {
+            name: array.unflatten(0, ahead[name].shape[: len(front) + 1]).movedim(front, self.short)
+            for name, array in done.items()
+        }
+
+
+def thin_axis(patch: tuple[int, ...], spacing: tuple[float, ...]) -> int | None:
+    """The axis of a volume across whose slices nothing moves; None where there is none, and for pictures."""
+    thin = [axis for axis, n in enumerate(patch) if spacing[axis] > THIN * min(spacing) or THIN * n < max(patch)]
+    return thin[0] if len(patch) == 3 and len(thin) == 1 else None
 
 
 def elastic(data: dict[str, torch.Tensor], settings: Augment, border: str) -> dict[str, torch.Tensor]:

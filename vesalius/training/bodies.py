@@ -19,6 +19,7 @@ from ..io.layouts import Case
 from ..pipeline.cubes import lengths
 from ..pipeline.upright import Upright
 from ..pipeline.views import View
+from ..transforms.clean import components
 from .gallery import Opened
 
 MOST = 12_000_000
@@ -66,7 +67,7 @@ def _bodies(opened: Opened, name: str, image: Image, labels: np.ndarray, least: 
     if len(np.unique(labels)) < 3:
         wanted = wanted[-1:]  # one label: both are the same
     for joined in wanted:
-        numbers = cc3d.connected_components((labels > 0) if joined else labels.astype(np.int32), connectivity=26)
+        numbers = components(labels > 0 if joined else labels.astype(np.int32), 26)
         parts = tuple(_parts(numbers, least))
         if parts:
             yield Body(opened.name, name, grey, numbers.astype(np.uint16), parts, voxel)

@@ -134,8 +134,7 @@ class Samples(Dataset):
         self.seed, self.foreground = seed, foreground
         self.shares = None if shares is None else shares / shares.sum()
         self.overhang, self.class_weights = overhang, class_weights
-        stretched = np.ceil(np.array(patch) * augmentation.margin).astype(int)
-        self.crop = tuple(int(max(n, p)) if p > 1 else 1 for n, p in zip(stretched, patch, strict=True))
+        self.crop = (*patch[: 3 - self.dims], *augmentation.crop)
 
     def __getitem__(self, n: int) -> dict[str, torch.Tensor]:
         rng = np.random.default_rng([self.seed, n])

@@ -25,6 +25,7 @@ from ..io.files import case_name, read, read_mask
 from ..io.layouts import Case, find_layout
 from ..pipeline.glances import Mips
 from ..pipeline.views import View
+from ..transforms.clean import components
 from .prompting import Source
 from .recipe import Recipe
 
@@ -152,7 +153,7 @@ def _pictures(opened: Opened, name: str, view: View, labels: np.ndarray, plane: 
     if opened.settings.objects == "both" and len(np.unique(here)) < 3:
         wanted = (True,)  # one label: both are the same
     for joined in wanted:
-        numbers = cc3d.connected_components((here > 0) if joined else here.astype(np.int32), connectivity=8)
+        numbers = components(here > 0 if joined else here.astype(np.int32), 8)
         if things := _things(numbers, here, least):
             where = "" if view.image.grid.dims == 2 else f":{'zyx'[plane.axis]}{plane.index}"
             yield Picture(opened.name, name + where, mips, numbers, things, beside, joined)

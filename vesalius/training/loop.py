@@ -22,7 +22,7 @@ from ..pipeline.predictor import choose_device
 from ..pipeline.runs import RUN_WEIGHTS
 from ..tasks.catalog import TASKS
 from ..tasks.task import Task
-from ..transforms.spatial import Orient
+from ..transforms.spatial import Orient, Resample
 from .appearance import shares
 from .augment import Augmentation
 from .border import class_weights
@@ -365,10 +365,12 @@ def make_samples(prepared: list, plan: Plan) -> Samples:
     recipe, task, patch = plan.recipe, plan.task, plan.patch
     output = valid_output(plan)
     overhang = tuple((p - o) // 2 for p, o in zip(patch, output, strict=True))
+    first = 3 - task.model_dims
+    spacing = next((step.spacing_mm[first:] for step in task.steps if isinstance(step, Resample)), None)
     return Samples(
         prepared,
         task,
-        Augmentation(recipe.augment, patch[3 - task.model_dims :]),
+        Augmentation(recipe.augment, patch[first:], spacing),
         patch=patch,
         seed=recipe.seed,
         foreground=recipe.foreground,

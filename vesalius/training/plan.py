@@ -23,12 +23,12 @@ from tomlkit.items import Table
 
 from ..core.atomic import atomic
 from ..core.errors import ChannelError, DatasetError, InputError, LabelError, UnreadableFile, WeightsError
-from ..core.image import Shape3
+from ..core.image import Shape3, Spacing
 from ..core.labels import Labels
 from ..models.catalog import build, derived, entry, make_config, plain
 from ..models.checkpoints import MODEL_KEY, laid_over
 from ..models.contract import Segmenter
-from ..models.needs import Needs
+from ..models.needs import SMALLEST_EDGE, Needs
 from ..models.pretrained import family_of, read_weights
 from ..models.weights import read_metadata
 from ..pipeline.predictor import TASK_KEY
@@ -149,7 +149,7 @@ def derive(
     steps = like.steps if like else (*spatial_steps(found, recipe, resample, axis, say), normalisation(found))
     shapes = prepared_shapes(found, recipe)
     middle = tuple(int(n) for n in np.median(shapes, 0))
-    patch = recipe.patch or choose_patch((middle[0], middle[1], middle[2]), dims)
+    patch = recipe.patch or choose_patch((middle[0], middle[1], middle[2]), dims, spacing_of(found, recipe))
     if like and like.model.name == model and not slices:
         config = plain(make_config(listed.config, {**fitting(like.model.config, recipe.model), **recipe.model}))
     else:
@@ -260,18 +260,23 @@ def normalisation(found: Fingerprint) -> Any:
     return ZScore()
 
 
-def choose_patch(shape: Shape3, dims: int) -> Shape3:
-    """The median image, its relatively longest axes cut until VOXELS are not exceeded."""
+def spacing_of(found: Fingerprint, recipe: Recipe) -> Spacing:
+    """The voxels (mm) of prepared cases; ones where nobody knows."""
+    return recipe.spacing_mm or found.median_spacing or (1.0, 1.0, 1.0)
+
+
+def choose_patch(shape: Shape3, dims: int, spacing: Spacing = (1.0, 1.0, 1.0)) -> Shape3:
+    """The median image, cut where it is longest in mm until VOXELS are not exceeded, so that it reaches equally far (nnU-Net)."""
     patch = [1 if dims == 2 else shape[0], *shape[1:]]
     while math.prod(patch) > VOXELS[dims]:
-        longest = max(range(3 - dims, 3), key=lambda axis: patch[axis])
+        longest = max((axis for axis in range(3 - dims, 3) if patch[axis] > SMALLEST_EDGE), key=lambda i: patch[i] * spacing[i])
         patch[longest] -= max(1, patch[longest] // 16)
     return patch[0], patch[1], patch[2]
 
 
 def network(model: str, patch: Shape3, found: Fingerprint, outputs: int, recipe: Recipe, slices: Slices | None) -> dict[str, Any]:
     """The network's configuration: what its catalog entry derives from the data; `recipe.model` has the last word."""
-    spacing = recipe.spacing_mm or found.median_spacing or (1.0, 1.0, 1.0)
+    spacing = spacing_of(found, recipe)
     dims, channels = (2, found.channels * slices.planes) if slices else (found.dims, found.channels)
     first = 3 - dims
     pretrained = recipe.start is not None and family_of(read_weights(recipe.start)) is not None

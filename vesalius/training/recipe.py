@@ -22,6 +22,7 @@ class Augment(Record):
     """Strengths and probabilities of the changes made to every sample, in a worker process.
 
     `scale` above 1 enlarges the field of view (objects get smaller). Axes are 0 = Z, 1 = Y, 2 = X.
+    Thick or few slices are turned, scaled, bent and coarsened in their plane alone.
     """
 
     rotate_deg: float = Field(30.0, ge=0, le=180)

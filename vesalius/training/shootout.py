@@ -30,7 +30,7 @@ from .checkpoint import CHECKPOINT
 from .footprint import Footprint, footprint
 from .inspect import Fingerprint, by
 from .loop import Seen, adjust, begin, fit, limit_of, look
-from .plan import VOXELS, Plan, choose_patch, outline, prepared_shapes
+from .plan import VOXELS, Plan, choose_patch, outline, prepared_shapes, spacing_of
 from .recipe import Recipe, override, read_recipe
 from .session import Say, TrainOptions
 from .slicewise import thickest, turned
@@ -186,7 +186,8 @@ def with_patch(recipe: Recipe, found: Fingerprint) -> Recipe:
         found, dims = turned(found, recipe.slices.axis or thickest(found)), 2
     z, y, x = (int(n) for n in np.median(prepared_shapes(found, recipe), 0))
     z = 1 if dims == 2 else z
-    z, y, x = (z, y, x) if z * y * x <= WHOLE * VOXELS[dims] else choose_patch((z, y, x), dims)
+    if z * y * x > WHOLE * VOXELS[dims]:
+        z, y, x = choose_patch((z, y, x), dims, spacing_of(found, recipe))
     if dims == 2:
         y, x = (max(STEP, round(n / STEP) * STEP) for n in (y, x))
     return recipe.model_copy(update={"patch": (z, y, x)})

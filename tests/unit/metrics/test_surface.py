@@ -109,3 +109,7 @@ def test_targets_beyond_the_reach_of_a_column_are_found():
     source, target = np.zeros((600, 4, 4), bool), np.zeros((600, 4, 4), bool)
     source[0, 0, 0] = target[590, 3, 3] = True
     assert nearest(source, target, (1.0, 2.0, 2.0)) == pytest.approx([math.sqrt(590**2 + 36 + 36)])
+    far, here = np.zeros((2, 2, 700), bool), np.zeros((2, 2, 700), bool)
+    far[1, 1, 699] = here[0, 0, 0] = True
+    want = math.sqrt(25 + 25 + 489.3**2)
+    assert nearest(here, far, (5.0, 5.0, 0.7)) == pytest.approx([want], rel=5e-7)  # 3 um off when 700 steps were added

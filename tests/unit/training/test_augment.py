@@ -67,6 +67,44 @@ def test_each_change_changes_the_image_and_keeps_its_shape(patch, one):
     assert torch.isfinite(changed).all() and not torch.allclose(changed, still)
 
 
+@pytest.mark.parametrize(
+    ("patch", "spacing", "thin"),
+    [
+        ((10, 60, 60), None, 0),  # few slices
+        ((40, 60, 60), (5, 0.8, 0.8), 0),  # thick ones
+        ((40, 60, 60), (0.8, 0.8, 3), 2),
+        ((40, 60, 60), (2, 0.8, 0.8), None),
+        ((20, 60, 60), None, None),
+        ((10, 60), None, None),
+    ],
+)
+def test_thick_or_few_slices_move_in_their_plane_all_alike(patch, spacing, thin):
+    settings = Augment(**{**STILL, "rotate_p": 1, "scale_p": 1, "elastic_p": 1, "elastic_px": 2})
+    changing = Augmentation(settings, patch, spacing)
+    assert changing.thin == thin
+    if thin is None:
+        return
+    plane = [n for axis, n in enumerate(changing.crop) if axis != thin]
+    assert changing.crop[thin] == patch[thin] and min(plane) > 60
+    drawn = np.random.default_rng(0).integers(0, 5, [n // 4 + 1 for n in plane]).repeat(4, 0).repeat(4, 1)[: plane[0], : plane[1]]
+    mask = np.expand_dims(drawn, thin) + 5 * np.arange(patch[thin]).reshape([-1 if axis == thin else 1 for axis in range(3)])
+    for seed in range(4):
+        image, found = changing(mask[None].astype(np.float32) + 1, mask, seed)
+        assert image.shape == (1, *patch) and found.shape == patch
+        slices = found.movedim(thin, 0)
+        assert all(torch.equal(slices[z] - 5 * z, slices[0]) for z in range(patch[thin]))  # each in its place
+        assert (image > 0.99).float().mean() > 0.9  # little border: a turn across the slices left 0.28 of the image
+
+
+def test_thick_slices_are_coarsened_one_by_one():
+    striped = np.zeros((1, 20, 24, 24), np.float32)
+    striped[:, ::2] = 1
+    settings = Augment(**{**STILL, "low_resolution_p": 1, "low_resolution": (0.5, 0.5)})
+    for spacing, kept in (((5, 1, 1), True), ((1, 1, 1), False)):
+        image, _ = Augmentation(settings, (20, 24, 24), spacing)(striped.copy(), np.zeros((20, 24, 24), int), 0)
+        assert np.allclose(image, striped, atol=1e-4) == kept
+
+
 def test_numbers_of_objects_survive_every_spatial_change():
     numbers = np.kron(np.arange(1, 26).reshape(5, 5), np.ones((12, 12), int)) * 1000
     settings = Augment(

@@ -263,6 +263,10 @@ def test_a_large_image_gives_a_patch_of_its_proportions_within_the_budget():
     patch = choose_patch((100, 512, 512), 3)
     assert np.prod(patch) <= 96 * 96 * 32 and patch[1] == patch[2] and patch[0] <= patch[1]
     assert choose_patch((20, 30, 25), 3) == (20, 30, 25)
+    thick = choose_patch((100, 512, 512), 3, (5.0, 0.8, 0.8))
+    reach = [n * s for n, s in zip(thick, (5.0, 0.8, 0.8), strict=True)]
+    assert np.prod(thick) > 0.9 * 96 * 96 * 32 and max(reach) < 1.1 * min(reach)  # in voxels alike: 315 x 54 x 54 mm
+    assert choose_patch((30, 2000, 2000), 3, (100.0, 0.1, 0.1))[0] == 5  # slices are left to be seen together
     assert choose_patch((1, 900, 900), 2)[0] == 1
 
 

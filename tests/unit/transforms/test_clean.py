@@ -7,7 +7,7 @@ from scipy import ndimage
 from vesalius.core.errors import GeometryError, InputError
 from vesalius.core.image import Grid, Mask
 from vesalius.core.labels import Label, Labels
-from vesalius.transforms.clean import FillHoles, KeepLargest, RemoveSmall, clean
+from vesalius.transforms.clean import FillHoles, KeepLargest, RemoveSmall, clean, components
 
 
 def mask_of(array, spacing=None, dims=3, **more):
@@ -41,6 +41,25 @@ def test_structures_touch_at_corners_and_pictures_have_no_third_axis():
     assert clean(mask_of(corners), [KeepLargest(touching="faces")]).array.sum() == 1
     picture = mask_of(np.eye(4, dtype=np.uint8), dims=2)
     assert clean(picture, [RemoveSmall(min_area_px=4)]).array.sum() == 4
+
+
+@pytest.mark.parametrize("size", [(1, 1, 3), (7, 1, 1), (1, 5, 6), (3, 3, 3)], ids=str)
+def test_a_label_of_lone_voxels_in_a_thin_box_is_cleaned(size):
+    array = np.zeros([n + 2 for n in size], np.uint8)
+    array[1:-1, 1:-1, 1:-1][::2, ::2, ::2] = 1
+    assert clean(mask_of(array), [KeepLargest()]).array.sum() == 1
+    assert clean(mask_of(array, (1, 1, 1)), [RemoveSmall(min_mm3=2)]).array.sum() == 0
+
+
+@pytest.mark.parametrize("neighbours", [4, 8, 6, 26])
+def test_components_are_those_of_scipy(neighbours):
+    rng, dims = np.random.default_rng(neighbours), 2 if neighbours in (4, 8) else 3
+    around = np.ones((3,) * dims) if neighbours in (8, 26) else None
+    for _ in range(200):
+        structure = rng.random(rng.integers(1, 16, dims)) < rng.choice([0.1, 0.3, 0.6, 0.9])
+        pairs = np.stack([components(structure, neighbours), ndimage.label(structure, around)[0]]).reshape(2, -1)
+        both = np.unique(pairs, axis=1)  # one number here for each there, background too
+        assert both.shape[1] == len(np.unique(pairs[0])) == len(np.unique(pairs[1]))
 
 
 def test_small_components_go_by_millimetres():
