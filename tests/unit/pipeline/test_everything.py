@@ -155,7 +155,8 @@ def test_run_lengths_come_back_as_text_and_as_numbers():
 
 
 @pytest.mark.parametrize(
-    "broken", [{"size": [2, 2], "counts": [3]}, {"size": [2, 2], "counts": "T"}, {"size": [2, 2], "counts": "é"}]
+    "broken",
+    [{"size": [2, 2], "counts": counts} for counts in ([3], [3, -1, 2], "T", "é")],
 )
 def test_run_lengths_that_do_not_fill_the_mask_are_refused(broken):
     with pytest.raises(InputError):

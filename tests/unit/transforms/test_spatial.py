@@ -200,6 +200,19 @@ def test_slabs_pass_through_as_views_where_nothing_interpolates():
     assert [z0 for z0, _ in yielded] == [0, 4, 8] and all(np.shares_memory(s, slab) for _, s in yielded)
 
 
+def test_a_crop_after_a_resampling_is_streamed_home_with_its_fill_around():
+    array = np.zeros((1, 20, 16, 12), np.float32)
+    array[0, 8:14, 5:10, 4:9] = 1
+    prepared, restore = prepare(Image(array, Grid((20, 16, 12), np.eye(4))), [Resample((2.0, 1.5, 0.8)), CropForeground(0.25)])
+    scores, fill = np.random.default_rng(0).normal(size=(2, *prepared.grid.shape)).astype(np.float32), (1.0, -2.0)
+    whole = scores
+    for undo in restore.undos:
+        whole = undo.apply(whole, 1, fill)
+    slabs = list(restore.stream(((z, scores[:, z : z + 1]) for z in range(scores.shape[1])), max_slices=3, fill=fill))
+    assert [z0 for z0, _ in slabs] == np.cumsum([0, *(slab.shape[1] for _, slab in slabs)])[:-1].tolist()
+    np.testing.assert_allclose(np.concatenate([slab for _, slab in slabs], 1), whole, atol=1e-5)
+
+
 def test_slabs_out_of_order_or_missing_are_our_own_fault():
     restore = Restore.of(grid_of((8, 4, 4)), grid_of((4, 4, 4)), [Resize((4, 4, 4), (8, 4, 4))])
     slab = np.zeros((1, 2, 4, 4), np.float32)
