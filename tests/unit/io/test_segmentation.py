@@ -102,6 +102,28 @@ def test_a_seg_that_lies_between_the_voxels_of_its_image_is_refused(tmp_path, ct
             read_mask(path, like=Image(np.zeros((1, *grid.shape), np.uint8), grid))
 
 
+@pytest.mark.parametrize("axes", [(1, 2, 0), (2, 0, 1), (0, 2, 1)])
+def test_a_seg_is_laid_on_an_image_whose_axes_stand_in_another_order(tmp_path, ct, axes):
+    ct.stack(tmp_path / "study", [0, 2, 4, 6], size=(8, 10))
+    image = read(tmp_path / "study")
+    mask = Mask(blobs(image.grid, (1, 2)), image.grid)
+    path = write(mask, tmp_path / "m.dcm", like=image)
+    grid = Grid(tuple(image.grid.shape[a] for a in axes), image.grid.affine[:, [*axes, 3]])
+    like = Image(np.zeros((1, *grid.shape), np.uint8), grid)
+    np.testing.assert_array_equal(read_mask(path, like=like).array, mask.array.transpose(axes))
+
+
+@pytest.mark.parametrize("first", [-1, 1])
+def test_a_seg_that_reaches_out_of_its_image_is_refused(tmp_path, ct, first):
+    ct.stack(tmp_path / "study", [0, 2, 4, 6], size=(8, 8))
+    image = read(tmp_path / "study")
+    path = write(Mask(np.ones(image.grid.shape, np.uint8), image.grid), tmp_path / "m.dcm", like=image)
+    affine = image.grid.affine.copy()
+    affine[:3, 3] += first * affine[:3, 1]
+    with pytest.raises(GeometryError, match="reaches out"):
+        read_mask(path, like=Image(np.zeros((1, 4, 8, 8), np.uint8), Grid((4, 8, 8), affine)))
+
+
 def test_an_uneven_stack_comes_back_slice_by_slice(tmp_path, ct):
     ct.stack(tmp_path / "study", [0, 2, 4, 9, 11, 13, 15, 17], size=(8, 8))
     image = read(tmp_path / "study")

@@ -125,6 +125,16 @@ def test_objects_are_encoded_after_they_were_turned():
         assert bool((target[1][~inside] == 0).all()) and float(target[1].max()) == pytest.approx(1)
 
 
+@pytest.mark.parametrize("foreground", [0.0, 1.0])
+def test_a_patch_of_odd_size_stays_inside_and_reaches_both_ends(foreground):
+    one = case((1, 9, 10), dims=2)
+    image = np.arange(1, 91, dtype=np.float32).reshape(1, 1, 9, 10)
+    one = Prepared("c", image, np.ones_like(one.mask), (np.argwhere(np.ones((1, 9, 10))),))
+    samples = Samples([one], task(2), Augmentation(STILL, (5, 5)), patch=(1, 5, 5), seed=0, foreground=foreground)
+    first = {float(samples[n]["image"][0, 0, 0]) for n in range(300)}
+    assert first == {1.0 + 10 * y + x for y in range(5) for x in range(6)}
+
+
 def test_a_patch_beyond_the_image_is_zero_or_mirrored():
     array = np.arange(1, 6, dtype=np.float32).reshape(1, 1, 1, 5)
     assert cut(array, (0, 0, 0), (1, 1, 4), "zeros").ravel().tolist() == [0, 0, 1, 2]

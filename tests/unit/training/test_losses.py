@@ -136,6 +136,29 @@ def test_outputs_of_one_size_weigh_the_same_and_see_the_whole_target(pair):
     assert float(total) == pytest.approx((0 + 1 + 0.5 * 2 + 0.5 * 3) / 3)
 
 
+def test_coarser_targets_keep_to_the_middle_of_what_they_stand_for():
+    seen = []
+    supervised(lambda scores, wanted, weight: seen.append(wanted) or scores.sum(), torch.zeros(1, 1, 9), (torch.zeros(1, 1, 3),),
+               torch.arange(9)[None])  # fmt: skip
+    assert seen[1].tolist() == [[1, 4, 7]]
+
+
+def test_regions_are_every_voxel_of_their_label_and_later_ones(pair):
+    scores, target = pair
+    regions = torch.stack([target >= k for k in (1, 2)], 1).float()
+    assert dice_bce(scores[:, :2], target).item() == pytest.approx(dice_bce(scores[:, :2], regions).item(), abs=1e-6)
+
+
+def test_focal_and_tversky_are_their_equations(pair):
+    scores, target = pair
+    p, g = scores.detach().softmax(1), one_hot(target, 3)
+    right = (p * g).sum(1)
+    assert focal(scores, target).item() == pytest.approx(float(((1 - right) ** 2 * -right.log()).mean()) / 3, rel=1e-4)
+    axes = (2, 3, 4)
+    tp, fp, fn = ((a * b).sum(axes)[:, 1:] for a, b in ((p, g), (p, 1 - g), (1 - p, g)))
+    assert tversky(scores, target).item() == pytest.approx(1 - float((tp / (tp + 0.3 * fp + 0.7 * fn)).mean()), abs=1e-5)
+
+
 def test_a_valid_output_is_compared_with_the_middle_of_the_target():
     target = torch.zeros(1, 10, 10, dtype=torch.long)
     target[:, 3:7, 3:7] = 1

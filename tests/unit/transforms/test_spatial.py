@@ -53,6 +53,11 @@ def test_resample_keeps_the_outer_edges_and_tells_the_true_spacing():
     np.testing.assert_allclose(edges[1][:3], [23, 10.45 - 0.475, 9.5])
 
 
+def test_sizes_are_rounded_to_the_nearest_voxel():
+    done, _ = Resample((1.3, 1.45, 1)).apply(image_of(np.zeros((1, 10, 10, 10), np.float32)))
+    assert done.grid.shape == (8, 7, 10)
+
+
 def test_averaging_removes_the_noise_that_plain_interpolation_aliases():
     noise = np.random.default_rng(0).normal(size=(1, 48, 48, 48)).astype(np.float32)
     averaged = Resample((4, 4, 4)).apply(image_of(noise))[0].array
@@ -96,6 +101,8 @@ def test_thick_slices_are_taken_whole_and_not_blended():
     assert not any(undo.nearest) and not np.array_equal(done.array, blended.array)
     _, undo = Resample((1, 1, 1)).apply(image_of(array, (1, 5, 5)))
     assert not any(undo.nearest)  # one thin axis is no thick axis
+    for was, becomes, thick in ((3.0, 2.5, False), (3.1, 2.5, True), (1.0, 3.1, True)):
+        assert Resample((becomes, 1, 1)).apply(image_of(array, (was, 1, 1)))[1].nearest == (thick, False, False)
 
 
 def test_unknown_spacing_stops_with_the_fix():
@@ -129,6 +136,8 @@ def test_crop_keeps_the_foreground_of_any_channel_and_a_margin_in_mm():
     assert np.array_equal(done.array, array[:, 4:7, 5:8, 6:9])
     wider, _ = CropForeground(margin_mm=2).apply(image_of(array, (1, 2, 3)))
     assert np.array_equal(wider.array, array[:, 2:9, 4:9, 5:10])
+    rounded, _ = CropForeground(margin_mm=0.9).apply(image_of(array, (1, 0.3, 1)))  # 0.9 / 0.3 is a hair above 3
+    assert np.array_equal(rounded.array, array[:, 3:8, 2:11, 5:10])
     scores = undo.apply(np.ones((2, 3, 3, 3)), fill=(5, -5))
     assert scores[0, 0, 0, 0] == 5 and scores[1, 0, 0, 0] == -5 and scores[1, 5, 6, 7] == 1
 
@@ -150,6 +159,8 @@ def test_pad_grows_evenly_and_to_a_multiple():
 def test_pad_with_a_value_that_the_integers_cannot_hold_becomes_float():
     done, _ = Pad(at_least=(1, 1, 4), value=-1024).apply(image_of(np.ones((1, 1, 1, 2), np.uint8)))
     assert done.array.ravel().tolist() == [-1024, 1, 1, -1024]
+    done, _ = Pad(at_least=(1, 1, 4), value=0.5).apply(image_of(np.ones((1, 1, 1, 2), np.uint8)))
+    assert done.array.ravel().tolist() == [0.5, 1, 1, 0.5]
 
 
 def test_training_masks_share_out_voxels_without_gaps_between_labels():
