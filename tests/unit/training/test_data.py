@@ -72,6 +72,14 @@ def test_any_number_of_workers_and_ranks_sees_the_same_samples():
         assert torch.equal(torch.stack(parts, 1).flatten(0, 1), batch["image"])
 
 
+def test_cases_are_drawn_by_their_shares():
+    which = [Prepared("c", np.full((1, 4, 4, 4), i, np.float32), np.zeros((4, 4, 4), np.int16), ()) for i in range(3)]
+    shares = np.array([2.0, 0.0, 6.0])
+    samples = Samples(which, task(), Augmentation(STILL, (4, 4, 4)), patch=(4, 4, 4), seed=0, shares=shares)
+    drawn = np.bincount([int(samples[n]["image"][0, 0, 0, 0]) for n in range(200)], minlength=3) / 200
+    np.testing.assert_allclose(drawn, (0.25, 0, 0.75), atol=0.08)
+
+
 def test_foreground_patches_hold_their_foreground():
     samples = Samples([case()], task(), Augmentation(STILL, (6, 6, 6)), patch=(6, 6, 6), seed=0, foreground=1.0)
     assert all(bool((samples[n]["target"] > 0).any()) for n in range(20))
