@@ -10,6 +10,7 @@ from vesalius.core.errors import GeometryError, InputError, LabelError, OutputEr
 from vesalius.core.image import Grid, Image, Mask
 from vesalius.core.labels import Code, Label, Labels
 from vesalius.io.files import read, read_mask, write
+from vesalius.io.segmentation import joint_grid
 
 LESION = Code("52988006", "Lesion")
 LABELS = Labels((
@@ -111,6 +112,18 @@ def test_a_seg_is_laid_on_an_image_whose_axes_stand_in_another_order(tmp_path, c
     grid = Grid(tuple(image.grid.shape[a] for a in axes), image.grid.affine[:, [*axes, 3]])
     like = Image(np.zeros((1, *grid.shape), np.uint8), grid)
     np.testing.assert_array_equal(read_mask(path, like=like).array, mask.array.transpose(axes))
+
+
+SPANS = [(0, 4, 0, 4), (2, 4, 0, 6), (-3, 4, -3, 7), (-1, 9, -1, 9), (1, 2, 0, 4)]
+
+
+@pytest.mark.parametrize(("start", "slices", "first", "depth"), SPANS)
+def test_the_joint_grid_of_two_segs_holds_the_frames_of_both(start, slices, first, depth):
+    affine = np.array([[0.2, 0, 0.7, -20], [0.3, 0.5, 0, 10], [2, 0, 0, 30], [0, 0, 0, 1.0]])
+    begins = [affine @ np.array([[1, 0, 0, at], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]) for at in (start, first)]
+    one, other = Grid((4, 8, 8), affine), Grid((slices, 8, 8), begins[0])
+    for found in (joint_grid(one, other), joint_grid(other, one)):
+        assert found.same_as(Grid((depth, 8, 8), begins[1]))
 
 
 @pytest.mark.parametrize("first", [-1, 1])
