@@ -217,6 +217,7 @@ def test_voxels_of_nanometres_keep_their_orientation(tmp_path):
 def test_the_third_size_of_a_picture_may_be_left_out(tmp_path, qform_code):
     path = saved(tmp_path / "a.nii", np.zeros((3, 4), np.uint8), None)
     image = read(patched(path, pixdim=[1, 0.5, 0.7, 0, 1, 1, 1, 1], xyzt_units=2, qform_code=qform_code))
+    assert not any("unusable" in note for note in image.notes)
     np.testing.assert_allclose(image.grid.spacing[1:], (0.7, 0.5), rtol=1e-6)
 
 

@@ -173,6 +173,7 @@ def test_small_holes_are_filled_and_of_small_islands_the_largest_stays():
     assert drop_small(mask, 1, "holes")[1] is False
     assert drop_small(filled, 4, "islands")[0].sum() == 64
     assert drop_small(mask & (np.arange(20) > 12), 100, "islands")[0].sum() == 3
+    assert drop_small(np.eye(20, dtype=bool), 20, "islands") == (pytest.approx(np.eye(20)), False)  # corners hold together
 
 
 def test_crops_cover_the_picture_and_overlap():
