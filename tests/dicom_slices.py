@@ -53,6 +53,35 @@ class Series:
             save(self.slice(pixels, along, InstanceNumber=len(values) - i, **fields), folder / f"IM{(i * 7) % 11:04d}-{i}")
         return values
 
+    def enhanced(self, values, heights_mm, **transformation):
+        """One multi-frame object of `values` (Z, Y, X), whose frames say one by one where they lie, in any order."""
+        one = self.slice(values[0])
+        one.SOPClassUID = one.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.2.1"
+        place, orientation, spacing = one.ImagePositionPatient, one.ImageOrientationPatient, one.PixelSpacing
+        for field in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "RescaleSlope",
+                      "RescaleIntercept", "RescaleType"):  # fmt: skip
+            delattr(one, field)
+        shared = item(
+            PlaneOrientationSequence=[item(ImageOrientationPatient=orientation)],
+            PixelMeasuresSequence=[item(PixelSpacing=spacing, SliceThickness=99.0)],
+        )
+        if transformation:
+            shared.PixelValueTransformationSequence = [item(**transformation)]
+        one.SharedFunctionalGroupsSequence = [shared]
+        one.PerFrameFunctionalGroupsSequence = [
+            item(PlanePositionSequence=[item(ImagePositionPatient=list(np.array(place) + h * NORMAL))]) for h in heights_mm
+        ]
+        one.NumberOfFrames, one.PixelData = len(values), values.tobytes()
+        return one
+
+
+def item(**fields):
+    """A dataset of these fields alone, for a sequence."""
+    made = Dataset()
+    for name, value in fields.items():
+        setattr(made, name, value)
+    return made
+
 
 def save(dataset, path):
     dataset.save_as(path, enforce_file_format=True)

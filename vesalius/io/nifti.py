@@ -91,7 +91,6 @@ def header_for(grid: Grid, source: Source | None, channels: int = 1) -> Any:
         back = header.get_qform()
         if np.abs(back - affine).max() > 1e-4 * max(1.0, float(np.abs(affine).max())):
             header["qform_code"] = 0  # shears do not fit into a qform; the sform holds them
-        header["pixdim"][1:4] = np.linalg.norm(affine[:3, :3], axis=0)
     return header
 
 
@@ -207,7 +206,7 @@ def _affines(header: Any, ndim: int) -> Iterator[tuple[str, np.ndarray | None]]:
         filled = header.copy()
         filled["pixdim"][1:4] = pixdim
         try:
-            yield "qform", _usable(np.array(filled.get_qform(), dtype=np.float64), flat=False) if known else None
+            yield "qform", _usable(np.array(filled.get_qform(), dtype=np.float64), flat=False)
         except (ValueError, ArithmeticError, nib.spatialimages.HeaderDataError):
             yield "qform", None
     untouched = header["qform_code"] <= 0 and header["sform_code"] <= 0 and int(header["xyzt_units"]) & 7 == 0

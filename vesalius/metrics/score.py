@@ -25,7 +25,6 @@ from .surface import SurfaceDistances, bounding_box
 
 NAN = float("nan")
 OBJECTS = "objects"
-DISTANCES = ("hd95_mm", "assd_mm", "hd95_px", "assd_px")
 PERFECT = ("dice", "iou", "nsd", "nsd_px", "f1", "precision", "recall", "pq", "sq", "aji")
 
 

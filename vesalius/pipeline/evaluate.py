@@ -115,7 +115,7 @@ def found_in(pairs: Pairs) -> Labels:
     found = {1} if binary else set().union(*held) - {0}
     own = found
     for one in [] if binary else _held([pair.pred for pair in pairs.items if pair.pred], must_work=pairs.single):
-        if 255 in found or not one <= {0, 255}:
+        if not one <= {0, 255}:
             found = found | (one - {0})
         elif 255 in one and not found:  # 255 stands for 1, where that is all there is
             found = {1}
@@ -157,7 +157,7 @@ def _chosen(mask: Mask, labels: Labels) -> tuple[Mask, set[int]]:
     """The mask without the values that `labels` do not name, and those. Where all it holds is 255, it stays: nobody knows what
     that means, and `score_case` refuses it."""
     held = {int(value) for value in values(mask.array)} - {0}
-    others = held - {*labels.values, labels.ignore}
+    others = held - set(labels.values)
     if not others or held == {255}:
         return mask, set()
     return without(mask, others), others

@@ -107,9 +107,8 @@ def propagate(
         before = order[i - 1] if i else reach[0] - 1
         after = order[i + 1] if i + 1 < len(order) else reach[1]
         for stops, step in ((before, -1), (after, 1)):
-            met = reach[0] <= stops < reach[1]  # another seed comes from the other side
             for place, state in _walk(look, seeds[index], range(index + step, stops, step), options, prompted):
-                found.add(place, state, 1 - abs(place - index) / abs(stops - index) if met else 1.0)
+                found.add(place, state, 1 - abs(place - index) / abs(stops - index))
     return found
 
 

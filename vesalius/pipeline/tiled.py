@@ -30,7 +30,7 @@ import torch
 from torch import nn
 
 from ..core.errors import InputError, ShapeError, UnknownName
-from ..transforms.tiles import gaussian, starts
+from ..transforms.tiles import gaussian, mirrored, starts
 from .memory import activation_bytes, keep_freed_memory, readable
 
 Precision = Literal["auto", "fp32", "bf16"]
@@ -262,20 +262,12 @@ def _cut(array: np.ndarray, tile: Shape, plan: TilePlan) -> np.ndarray:
     if part.shape[1:] == plan.patch:
         return np.ascontiguousarray(part, dtype=np.float32)
     if plan.mirrored:
-        index = (_mirrored(np.arange(a, a + p), n) for a, p, n in zip(low, plan.patch, array.shape[1:], strict=True))
+        index = (mirrored(np.arange(a, a + p), n) for a, p, n in zip(low, plan.patch, array.shape[1:], strict=True))
         z, y, x = np.ix_(*index)
         return np.ascontiguousarray(array[:, z, y, x], dtype=np.float32)
     whole = np.zeros((len(array), *plan.patch), np.float32)
     whole[(slice(None), *(slice(s.start - a, s.stop - a) for s, a in zip(inside, low, strict=True)))] = part
     return whole
-
-
-def _mirrored(index: np.ndarray, size: int) -> np.ndarray:
-    """Indices beyond 0..size-1 mirrored at the border voxels: -1 -> 1, size -> size - 2."""
-    if size == 1:
-        return np.zeros_like(index)
-    index = np.abs(index) % (2 * size - 2)
-    return np.where(index < size, index, 2 * size - 2 - index)
 
 
 def _forward(models: Sequence[nn.Module], x: torch.Tensor, mirrorings: list, bf16: bool) -> torch.Tensor:

@@ -21,6 +21,7 @@ from ..pipeline.segment import fit_channels
 from ..tasks.task import Task
 from ..transforms.objects import encode
 from ..transforms.spatial import prepare_pair
+from ..transforms.tiles import mirrored
 from .augment import Augmentation
 from .border import border_weights
 from .losses import IGNORED
@@ -189,14 +190,6 @@ def cut(array: np.ndarray, centre: Sequence[int], size: Sequence[int], border: s
     beyond = mirrored if border == "reflection" else lambda index, n: np.clip(index, 0, n - 1)
     index = [beyond(np.arange(a, a + s), n) for a, s, n in zip(starts, size, array.shape[1:], strict=True)]
     return array[(slice(None), *np.ix_(*index))]  # type: ignore[arg-type]
-
-
-def mirrored(index: np.ndarray, size: int) -> np.ndarray:
-    """Indices beyond 0..size-1 mirrored at the border voxels, as often as needed."""
-    if size == 1:
-        return np.zeros_like(index)
-    index = np.abs(index) % (2 * size - 2)
-    return np.where(index < size, index, 2 * size - 2 - index)
 
 
 class Order:

@@ -50,11 +50,6 @@ class Fingerprint:
         return int(z), int(y), int(x)
 
     @property
-    def largest_shape(self) -> Shape3:
-        z, y, x = np.max([case.shape for case in self.cases], 0)
-        return int(z), int(y), int(x)
-
-    @property
     def median_spacing(self) -> Spacing | None:
         known = [case.spacing for case in self.cases if case.spacing]
         if not known:

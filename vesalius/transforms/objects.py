@@ -26,6 +26,7 @@ CHANNELS = ("foreground", "distance")
 def encode(objects: np.ndarray) -> np.ndarray:
     """Targets (2, Y, X) float32 from object numbers (Y, X); numbers need not be consecutive."""
     distance = edt.edt(np.ascontiguousarray(objects, dtype=np.uint32), black_border=False)
+    distance = np.minimum(distance, sum(objects.shape))  # infinite where one object fills the picture: all of it is its core
     count = int(objects.max(initial=0)) + 1
     largest = np.zeros(count, np.float32)
     np.maximum.at(largest, objects.ravel(), distance.ravel())
@@ -45,7 +46,6 @@ def decode(
         return np.zeros(inside.shape, np.uint16)
     distance = ndimage.gaussian_filter(np.asarray(scores[1], np.float32), smooth_px)
     seeds = components(h_maxima(np.where(inside, distance, 0), peak), connectivity=2)
-    seeds[~inside] = 0
     found = watershed(-distance, seeds, mask=inside)
     seedless = components(inside & (found == 0), connectivity=1)
     found = np.where(seedless > 0, seedless + found.max(), found)

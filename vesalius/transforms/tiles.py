@@ -1,4 +1,4 @@
-"""Where tiles lie and how they are blended (nnU-Net, Isensee 2021, supplement: sliding window with Gaussian weights)."""
+"""Where tiles lie, what they see beyond the border, and how they are blended (nnU-Net, Isensee 2021, supplement)."""
 
 from __future__ import annotations
 
@@ -37,3 +37,11 @@ def gaussian(patch: Sequence[int], sigma_scale: float = 1 / 8) -> np.ndarray:
     weights = reduce(np.multiply.outer, axes).astype(np.float32)
     weights[weights == 0] = weights[weights > 0].min()
     return weights
+
+
+def mirrored(index: np.ndarray, size: int) -> np.ndarray:
+    """Indices beyond 0..size-1 mirrored at the border voxels, as often as needed: -1 -> 1, size -> size - 2."""
+    if size == 1:
+        return np.zeros_like(index)
+    index = np.abs(index) % (2 * size - 2)
+    return np.where(index < size, index, 2 * size - 2 - index)

@@ -149,14 +149,38 @@ def test_slices_that_form_no_volume_are_refused(tmp_path, ct):
 
 
 @pytest.mark.parametrize("shifted", [range(3, 6), range(2, 4)], ids=["two stacks", "some slices"])
-def test_slices_that_lie_aside_of_the_others_are_refused(tmp_path, ct, shifted):
+@pytest.mark.parametrize("by_mm", [0.7, 12])  # a pixel or so, and two dozen
+def test_slices_that_lie_aside_of_the_others_are_refused(tmp_path, ct, shifted, by_mm):
     """The affine knows the first and the last slice only: it would be sheared, or the others' places lost."""
     for i in range(6):
         one = ct.slice(np.full((6, 7), i, np.uint16), 3.0 * i)
-        one.ImagePositionPatient = list(np.array(one.ImagePositionPatient, float) + (12 * ROW if i in shifted else 0))
+        one.ImagePositionPatient = list(np.array(one.ImagePositionPatient, float) + (by_mm * ROW if i in shifted else 0))
         save(one, tmp_path / f"{i}.dcm")
     with pytest.raises(GeometryError, match=r"shifted against each other in their plane, by up to \d+.\d\d mm.*Split"):
         read(tmp_path)
+
+
+def test_slices_of_different_pixel_spacings_are_refused(tmp_path, ct):
+    for i in range(4):
+        save(ct.slice(np.zeros((6, 7), np.uint16), 3.0 * i, PixelSpacing=[0.5, 0.75 + (i == 2)]), tmp_path / f"{i}.dcm")
+    with pytest.raises(GeometryError, match="different pixel spacings"):
+        read(tmp_path)
+
+
+def test_a_series_in_which_every_slice_is_there_twice_is_read_once(tmp_path, ct):
+    for i in range(3):
+        for twin in "ab":  # with UIDs of their own
+            save(ct.slice(np.full((6, 7), i, np.uint16), 3.0 * i), tmp_path / f"{i}{twin}.dcm")
+    image = read(tmp_path)
+    assert image.array[0, :, 0, 0].tolist() == [-1024, -1023, -1022] and image.grid.spacing[0] == pytest.approx(3)
+    assert not any("evenly" in note for note in image.notes)
+
+
+def test_a_localizer_is_left_out_of_a_folder_and_read_by_itself(tmp_path, ct):
+    ct.stack(tmp_path, [0, 2])
+    lone = save(ct.slice(np.zeros((9, 9), np.uint16), ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]), tmp_path / "scout.dcm")
+    image = read(tmp_path)
+    assert image.grid.shape == (2, 6, 7) and "1 localizers left out" in image.notes and read(lone).grid.shape == (1, 9, 9)
 
 
 def test_a_slope_of_nothing_is_refused_unless_it_is_that_of_some_slices(tmp_path):
@@ -211,6 +235,12 @@ def test_a_ct_without_rescale_is_not_called_hounsfield(tmp_path, ct):
     assert image.units is None and "no HU" in image.notes[0] and (image.array == 1).all()
 
 
+def test_a_ct_is_called_hounsfield_only_where_all_of_its_slices_are(tmp_path, ct):
+    for i, kind in enumerate(["HU", "US"]):  # unspecified
+        save(ct.slice(np.ones((4, 5), np.int16), 3.0 * i, RescaleType=kind), tmp_path / f"{i}.dcm")
+    assert read(tmp_path).units is None and read(tmp_path / "1.dcm").units is None and read(tmp_path / "0.dcm").units == "HU"
+
+
 def test_one_file_is_a_picture_on_its_plane(tmp_path, ct):
     image = read(save(ct.slice(np.ones((4, 5), np.uint16)), tmp_path / "IM0001"))
     assert image.grid.dims == 2 and image.grid.shape == (1, 4, 5) and image.name == "IM0001"
@@ -229,6 +259,12 @@ def test_a_picture_stored_in_the_negative_is_turned_and_said(tmp_path, modality)
         one.Modality = measured
         image = read(save(one, tmp_path / "x.dcm"))
         assert (image.array[0, 0] == stored).all() and len(image.notes) == said
+
+
+def test_a_negative_is_turned_within_the_bits_that_are_stored(tmp_path):
+    one = Series("CR").slice(np.array([[0, 4095], [1, 100]], np.uint16), PhotometricInterpretation="MONOCHROME1")
+    one.BitsStored, one.HighBit = 12, 11
+    assert read(save(one, tmp_path / "x.dcm")).array[0, 0].tolist() == [[4095, 0], [4094, 3995]]
 
 
 def test_colour_becomes_three_channels(tmp_path):
@@ -258,31 +294,8 @@ def test_directions_that_are_none_are_refused(tmp_path, ct, turned):
 
 def test_an_enhanced_object_says_its_places_frame_by_frame(tmp_path, ct):
     values = np.random.default_rng(0).integers(0, 999, (3, 4, 5)).astype(np.uint16)
-    one = ct.slice(values[0])
-    one.SOPClassUID = one.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.2.1"
-    place = one.ImagePositionPatient
-    orientation, spacing = one.ImageOrientationPatient, one.PixelSpacing
-    for field in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "RescaleSlope",
-                  "RescaleIntercept", "RescaleType"):  # fmt: skip
-        delattr(one, field)
-
-    def item(**fields):
-        made = pydicom.Dataset()
-        for name, value in fields.items():
-            setattr(made, name, value)
-        return made
-
-    shared = item(
-        PlaneOrientationSequence=[item(ImageOrientationPatient=orientation)],
-        PixelMeasuresSequence=[item(PixelSpacing=spacing, SliceThickness=99.0)],
-        PixelValueTransformationSequence=[item(RescaleSlope=2, RescaleIntercept=-10, RescaleType="HU")],
-    )
     heights = [4.0, 0.0, 2.0]
-    one.SharedFunctionalGroupsSequence = [shared]
-    one.PerFrameFunctionalGroupsSequence = [
-        item(PlanePositionSequence=[item(ImagePositionPatient=list(np.array(place) + h * NORMAL))]) for h in heights
-    ]
-    one.NumberOfFrames, one.PixelData = 3, values.tobytes()
+    one = ct.enhanced(values, heights, RescaleSlope=2, RescaleIntercept=-10, RescaleType="HU")
     image = read(save(one, tmp_path / "enhanced.dcm"))
     np.testing.assert_array_equal(image.array[0], values[np.argsort(heights)].astype(int) * 2 - 10)
     assert image.units == "HU" and image.grid.spacing[0] == pytest.approx(2)

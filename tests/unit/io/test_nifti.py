@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from vesalius.core.errors import ChannelError, UnreadableFile
-from vesalius.core.image import Mask
+from vesalius.core.image import Grid, Mask
 from vesalius.io.files import peek, read, read_mask, write
 
 OBLIQUE = np.array([[0.8, -0.3, 0.1, -20.0], [0.25, 0.9, 0.2, 14.0], [-0.1, 0.1, 2.5, 3.0], [0, 0, 0, 1.0]])
@@ -110,6 +110,26 @@ def test_a_mask_carries_the_header_of_its_image_to_the_byte(tmp_path):
     assert second.get_data_dtype() == np.uint8 and second.shape == (4, 5, 6)
 
 
+def test_a_mask_keeps_of_its_image_neither_its_greys_nor_their_meaning_nor_its_order_of_bytes(tmp_path):
+    image = nib.Nifti1Image(np.ones((4, 5, 6), np.int16), OBLIQUE, nib.Nifti1Header(endianness=">"))
+    image.header["cal_min"], image.header["cal_max"] = -160, 240  # a viewer would show labels in this window
+    image.header.set_intent("z score", name="activation")
+    nib.save(image, tmp_path / "image.nii")
+    source = read(tmp_path / "image.nii")
+    mask = Mask(np.full(source.grid.shape, 300, np.uint16), source.grid)
+    header = nib.load(write(mask, tmp_path / "m.nii", like=source)).header
+    assert (header["cal_min"], header["cal_max"], header.get_intent()) == (0, 0, ("none", (), ""))
+    assert (read_mask(tmp_path / "m.nii").array == 300).all()
+
+
+def test_a_mask_that_was_cropped_since_it_was_read_is_not_written_on_its_old_grid(tmp_path):
+    image = read_mask(saved(tmp_path / "a.nii", np.ones((4, 5, 6), np.uint8), OBLIQUE))
+    affine = image.grid.affine.copy()
+    affine[:3, 3] += affine[:3, :3] @ (2, 0, 1)
+    cropped = Mask(image.array[2:, :, 1:], Grid((4, 5, 3), affine), source=image.source)
+    assert read_mask(write(cropped, tmp_path / "b.nii")).grid.same_as(cropped.grid)
+
+
 def test_values_above_255_are_written_as_uint16(tmp_path):
     image = read(saved(tmp_path / "a.nii.gz", np.zeros((3, 3, 3), np.int16), OBLIQUE))
     array = np.zeros(image.grid.shape, np.uint32)
@@ -121,7 +141,7 @@ def test_values_above_255_are_written_as_uint16(tmp_path):
 @pytest.mark.parametrize("unit, factor", [("meter", 1000.0), ("micron", 0.001)])
 def test_metres_and_microns_become_millimetres(tmp_path, unit, factor):
     image = nib.Nifti1Image(np.zeros((3, 4, 5), np.uint8), np.diag([2.0, 3.0, 4.0, 1.0]))
-    image.header.set_xyzt_units(unit)
+    image.header.set_xyzt_units(unit, "sec")  # the unit of time stands in the same byte
     nib.save(image, tmp_path / "a.nii")
     grid = read(tmp_path / "a.nii").grid
     np.testing.assert_allclose(grid.spacing, np.array([4, 3, 2]) * factor)
@@ -191,6 +211,14 @@ def test_voxels_of_nanometres_keep_their_orientation(tmp_path):
     affine = np.diag([5e-5, -5e-5, 5e-5, 1])
     image = read(saved(tmp_path / "a.nii", np.zeros((3, 4, 5), np.uint8), affine))
     assert image.grid.orientation == "SPR" and image.notes == ()
+
+
+@pytest.mark.parametrize("qform_code", [0, 1])
+def test_the_third_size_of_a_picture_may_be_left_out(tmp_path, qform_code):
+    path = saved(tmp_path / "a.nii", np.zeros((3, 4), np.uint8), None)
+    image = read(patched(path, pixdim=[1, 0.5, 0.7, 0, 1, 1, 1, 1], xyzt_units=2, qform_code=qform_code))
+    assert not any("unusable" in note for note in image.notes)
+    np.testing.assert_allclose(image.grid.spacing[1:], (0.7, 0.5), rtol=1e-6)
 
 
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])

@@ -168,6 +168,22 @@ def test_imagej_and_ome_tell_the_size_of_a_voxel_and_dots_per_inch_do_not(tmp_pa
     assert read(tmp_path / "dpi.tif").grid.affine is None and read(tmp_path / "dpi.png").grid.affine is None
 
 
+@pytest.mark.parametrize(("unit", "mm"), [("nm", 1e-6), ("µm", 1e-3), ("mm", 1), ("cm", 10), ("m", 1000)])
+def test_any_unit_of_length_becomes_millimetres(tmp_path, unit, mm):
+    sizes = {f"PhysicalSize{axis}{suffix}": value for axis in "XY" for suffix, value in (("", 4.0), ("Unit", unit))}
+    tifffile.imwrite(tmp_path / "a.ome.tif", GREY8, metadata={"axes": "YX", **sizes})
+    assert read(tmp_path / "a.ome.tif").grid.spacing[1:] == pytest.approx((4 * mm, 4 * mm))
+
+
+def test_a_size_of_nothing_is_no_size(tmp_path):
+    tifffile.imwrite(tmp_path / "a.ome.tif", GREY8, metadata={"axes": "YX", "PhysicalSizeX": 0.0, "PhysicalSizeY": 0.5})
+    assert read(tmp_path / "a.ome.tif").grid.affine is None
+    stack = np.zeros((3, 6, 7), np.uint8)
+    microns = {"axes": "ZYX", "unit": "um", "spacing": -3}  # slices counted downwards
+    tifffile.imwrite(tmp_path / "b.tif", stack, imagej=True, resolution=(4, 2), metadata=microns)
+    assert read(tmp_path / "b.tif").grid.spacing == pytest.approx((3e-3, 0.5e-3, 0.25e-3))
+
+
 def test_pages_of_a_stack_that_no_axis_names_keep_their_distance(tmp_path):
     """Old ImageJ says how many images there are, and nothing of slices or frames."""
     said = "ImageJ=1.34k\nimages=5\nunit=micron\nspacing=3.0\n"
@@ -229,12 +245,13 @@ def test_a_palette_is_colours_in_an_image_and_indices_in_a_mask(tmp_path):
     image = read(tmp_path / "a.png")
     assert agrees(image, colours[indices]) and "palette" in image.notes[0]
     np.testing.assert_array_equal(read_mask(tmp_path / "a.png").array[0], indices)
-    table = np.zeros((3, 256), np.uint16)
-    table[:, :4] = colours.T.astype(np.uint16) * 257
-    tifffile.imwrite(tmp_path / "a.tif", indices, photometric="palette", colormap=table)
-    image = read(tmp_path / "a.tif")
-    np.testing.assert_array_equal(image.array[:, 0], colours[indices].transpose(2, 0, 1))
-    np.testing.assert_array_equal(read_mask(tmp_path / "a.tif").array[0], indices)
+    for widened in (256, 257):  # both are in use
+        table = np.zeros((3, 256), np.uint16)
+        table[:, :4] = colours.T.astype(np.uint16) * widened
+        tifffile.imwrite(tmp_path / "a.tif", indices, photometric="palette", colormap=table)
+        image = read(tmp_path / "a.tif")
+        np.testing.assert_array_equal(image.array[:, 0], colours[indices].transpose(2, 0, 1))
+        np.testing.assert_array_equal(read_mask(tmp_path / "a.tif").array[0], indices)
 
 
 def test_one_bit_is_black_and_white_in_an_image_and_0_and_1_in_a_mask(tmp_path):

@@ -10,6 +10,7 @@ from vesalius.core.errors import GeometryError, InputError, LabelError, OutputEr
 from vesalius.core.image import Grid, Image, Mask
 from vesalius.core.labels import Code, Label, Labels
 from vesalius.io.files import read, read_mask, write
+from vesalius.io.segmentation import joint_grid
 
 LESION = Code("52988006", "Lesion")
 LABELS = Labels((
@@ -78,6 +79,62 @@ def test_on_its_own_a_seg_spans_its_frames_and_fits_any_image_of_that_grid(tmp_p
     finer = Image(np.zeros((1, *image.grid.shape)), Grid(image.grid.shape, image.grid.affine @ np.diag([0.5, 1, 1, 1])))
     with pytest.raises(GeometryError, match="another grid"):
         read_mask(path, like=finer)
+
+
+def test_a_seg_of_slices_that_were_given_other_uids_since_is_laid_by_its_places(tmp_path, ct):
+    for name in ("old", "new"):
+        ct.stack(tmp_path / name, [0, 2, 4, 6], size=(8, 8))
+    old, new = read(tmp_path / "old"), read(tmp_path / "new")
+    mask = Mask(blobs(old.grid, (1, 2)), old.grid)
+    np.testing.assert_array_equal(read_mask(write(mask, tmp_path / "m.dcm", like=old), like=new).array, mask.array)
+
+
+def test_a_seg_that_lies_between_the_voxels_of_its_image_is_refused(tmp_path, ct):
+    ct.stack(tmp_path / "study", [0, 2, 4, 6], size=(40, 40))
+    image = read(tmp_path / "study")
+    path = write(Mask(np.ones(image.grid.shape, np.uint8), image.grid), tmp_path / "m.dcm", like=image)
+    a = 0.01  # radians: the far corner of 40 pixels lies 0.4 of one beside
+    for move in (
+        [[1, 0, 0, 0], [0, 1, 0, 0.3], [0, 0, 1, 0], [0, 0, 0, 1]],
+        [[1, 0, 0, 0], [0, np.cos(a), -np.sin(a), 0], [0, np.sin(a), np.cos(a), 0], [0, 0, 0, 1]],
+    ):
+        grid = Grid((4, 50, 50), image.grid.affine @ np.array(move))
+        with pytest.raises(GeometryError, match="another grid"):
+            read_mask(path, like=Image(np.zeros((1, *grid.shape), np.uint8), grid))
+
+
+@pytest.mark.parametrize("axes", [(1, 2, 0), (2, 0, 1), (0, 2, 1)])
+def test_a_seg_is_laid_on_an_image_whose_axes_stand_in_another_order(tmp_path, ct, axes):
+    ct.stack(tmp_path / "study", [0, 2, 4, 6], size=(8, 10))
+    image = read(tmp_path / "study")
+    mask = Mask(blobs(image.grid, (1, 2)), image.grid)
+    path = write(mask, tmp_path / "m.dcm", like=image)
+    grid = Grid(tuple(image.grid.shape[a] for a in axes), image.grid.affine[:, [*axes, 3]])
+    like = Image(np.zeros((1, *grid.shape), np.uint8), grid)
+    np.testing.assert_array_equal(read_mask(path, like=like).array, mask.array.transpose(axes))
+
+
+SPANS = [(0, 4, 0, 4), (2, 4, 0, 6), (-3, 4, -3, 7), (-1, 9, -1, 9), (1, 2, 0, 4)]
+
+
+@pytest.mark.parametrize(("start", "slices", "first", "depth"), SPANS)
+def test_the_joint_grid_of_two_segs_holds_the_frames_of_both(start, slices, first, depth):
+    affine = np.array([[0.2, 0, 0.7, -20], [0.3, 0.5, 0, 10], [2, 0, 0, 30], [0, 0, 0, 1.0]])
+    begins = [affine @ np.array([[1, 0, 0, at], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]) for at in (start, first)]
+    one, other = Grid((4, 8, 8), affine), Grid((slices, 8, 8), begins[0])
+    for found in (joint_grid(one, other), joint_grid(other, one)):
+        assert found.same_as(Grid((depth, 8, 8), begins[1]))
+
+
+@pytest.mark.parametrize("first", [-1, 1])
+def test_a_seg_that_reaches_out_of_its_image_is_refused(tmp_path, ct, first):
+    ct.stack(tmp_path / "study", [0, 2, 4, 6], size=(8, 8))
+    image = read(tmp_path / "study")
+    path = write(Mask(np.ones(image.grid.shape, np.uint8), image.grid), tmp_path / "m.dcm", like=image)
+    affine = image.grid.affine.copy()
+    affine[:3, 3] += first * affine[:3, 1]
+    with pytest.raises(GeometryError, match="reaches out"):
+        read_mask(path, like=Image(np.zeros((1, 4, 8, 8), np.uint8), Grid((4, 8, 8), affine)))
 
 
 def test_an_uneven_stack_comes_back_slice_by_slice(tmp_path, ct):
@@ -154,6 +211,28 @@ def test_an_empty_mask_with_labels_is_an_answer_one_without_is_refused(tmp_path,
     with pytest.raises(OutputError, match="declares no label"):
         write(Mask(nothing, image.grid), tmp_path / "n.dcm", like=image)
     assert not (tmp_path / "n.dcm").exists()
+
+
+def test_a_multi_frame_object_gets_each_mask_on_the_frame_it_belongs_to(tmp_path, ct):
+    values = np.zeros((4, 8, 8), np.uint16)
+    image = read(save(ct.enhanced(values, [4.0, 0.0, 6.0, 2.0]), tmp_path / "enhanced.dcm"))
+    array = np.zeros(image.grid.shape, np.uint8)
+    for z in range(4):
+        array[z, z : z + 2, 3 : 5 + z] = 1
+    path = write(Mask(array, image.grid), tmp_path / "m.dcm", like=image)
+    np.testing.assert_array_equal(read_mask(path, like=image).array, array)
+    alone = read_mask(path)  # by the positions of its frames
+    np.testing.assert_array_equal(alone.array, array)
+    assert alone.grid.same_as(image.grid)
+
+
+def test_more_objects_than_a_byte_numbers_come_back(tmp_path, ct):
+    ct.stack(tmp_path / "study", [0, 2], size=(16, 16))
+    image = read(tmp_path / "study")
+    array = np.zeros(image.grid.shape, np.uint16)
+    array[1].flat[:] = np.arange(1, 257)
+    path = write(Mask(array, image.grid, instances=True), tmp_path / "m.dcm", like=image)
+    np.testing.assert_array_equal(read_mask(path, like=image).array, array)
 
 
 def test_objects_become_segments_of_their_own(tmp_path, ct):

@@ -85,6 +85,13 @@ def test_windows_find_the_same_objects_as_the_whole_picture(monkeypatch):
     assert pairs.shape[1] == len(places) + 1, "an object is split or two are joined"
 
 
+def test_an_object_whose_centre_lies_on_the_edge_of_a_window_counts_once(monkeypatch):
+    monkeypatch.setattr(decision, "HALO_PX", 20)
+    places = [(64, 64), (64, 20), (20, 64), (100, 128)]
+    found = decode_windows(as_scores(discs((150, 150), places, 9)), Objects(), (1,), window=64)[0]
+    assert found.max() == 4 and len({int(found[place]) for place in places} - {0}) == 4
+
+
 def test_objects_of_different_planes_have_different_numbers():
     planes = [discs((40, 40), [(10, 10)], 6), discs((40, 40), [(30, 30), (10, 30)], 6)]
     scores = np.concatenate([as_scores(plane) for plane in planes], axis=1)

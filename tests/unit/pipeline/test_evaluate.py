@@ -138,8 +138,9 @@ def test_a_mask_of_0_and_255_is_none_of_several_classes(tmp_path):
     picture = volume()[:, :, 5]
     put(tmp_path / "ref.png", picture)
     put(tmp_path / "pred.png", (picture > 0).astype(np.uint8) * 255)
-    with pytest.raises(LabelError, match="no label declares: 255"):
-        evaluate(tmp_path / "pred.png", tmp_path / "ref.png")
+    for labels in (None, NAMES):
+        with pytest.raises(LabelError, match="no label declares: 255"):
+            evaluate(tmp_path / "pred.png", tmp_path / "ref.png", labels=labels)
 
 
 def test_dicom_segmentations_are_compared_frame_by_frame_whatever_ends_they_omit(tmp_path):
@@ -163,6 +164,14 @@ def test_masks_of_one_object_each_may_be_classes_and_that_is_said(tmp_path):
         put(tmp_path / "ref" / f"{i}.png", (volume()[:, :, 5] > 0).astype(np.uint8))
     evaluation = evaluate(tmp_path / "ref", tmp_path / "ref", instances=True)
     assert any("No reference numbers more than one object" in line for line in evaluation.describe())
+
+
+def test_a_volume_without_spacing_is_not_taken_to_lie_on_its_reference(tmp_path):
+    put(tmp_path / "ref.nii.gz", volume())
+    bare = nibabel.Nifti1Image(volume(), None)
+    nibabel.save(bare, tmp_path / "pred.nii.gz")
+    with pytest.raises(GeometryError, match="prediction carries no spacing"):
+        evaluate(tmp_path / "pred.nii.gz", tmp_path / "ref.nii.gz")
 
 
 def test_255_beside_other_values_is_a_label_like_any_other(tmp_path):

@@ -155,7 +155,8 @@ def test_run_lengths_come_back_as_text_and_as_numbers():
 
 
 @pytest.mark.parametrize(
-    "broken", [{"size": [2, 2], "counts": [3]}, {"size": [2, 2], "counts": "T"}, {"size": [2, 2], "counts": "é"}]
+    "broken",
+    [{"size": [2, 2], "counts": counts} for counts in ([3], [3, -1, 2], "T", "é")],
 )
 def test_run_lengths_that_do_not_fill_the_mask_are_refused(broken):
     with pytest.raises(InputError):
@@ -172,6 +173,7 @@ def test_small_holes_are_filled_and_of_small_islands_the_largest_stays():
     assert drop_small(mask, 1, "holes")[1] is False
     assert drop_small(filled, 4, "islands")[0].sum() == 64
     assert drop_small(mask & (np.arange(20) > 12), 100, "islands")[0].sum() == 3
+    assert drop_small(np.eye(20, dtype=bool), 20, "islands") == (pytest.approx(np.eye(20)), False)  # corners hold together
 
 
 def test_crops_cover_the_picture_and_overlap():

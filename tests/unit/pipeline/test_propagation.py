@@ -74,6 +74,25 @@ class Filler(Echo):
         return Proposals(torch.tensor([[self.iou]]), logits)
 
 
+class Rows(Echo):
+    """Finds so many rows of ten pixels, whatever it is asked."""
+
+    def __init__(self, rows):
+        super().__init__()
+        self.rows = rows
+
+    def ask(self, asked, *, multimask):
+        logits = torch.full((1, 1, 20, 30), -1.0)
+        logits[0, 0, : self.rows, :10] = 1.0
+        return Proposals(torch.tensor([[self.iou]]), logits)
+
+
+@pytest.mark.parametrize(("rows", "reached"), [([4, 8, 5], 3), ([4, 2, 1], 3), ([4, 9, 5], 1), ([4, 1, 4], 1), ([4, 0, 4], 1)])
+def test_a_mask_that_leaps_from_one_slice_to_the_next_is_not_followed(rows, reached):
+    looks = dict(enumerate(map(Rows, rows)))
+    assert len(propagate(looks.__getitem__, {0: seed()}, (0, 3))) == reached  # it may double or halve
+
+
 def test_a_mask_that_outgrows_what_was_prompted_is_not_followed():
     found = propagate(lambda index: Filler(), {0: seed()}, (0, 20), PropagateOptions(margin=0.15, most_change=3))
     areas = [np.count_nonzero(found[index] > 0) for index in sorted(found)]

@@ -10,7 +10,7 @@ from vesalius.core.labels import Label, Labels
 from vesalius.tasks.decide import Argmax, Objects
 from vesalius.tasks.task import Inference, ModelSpec, Task
 from vesalius.training.augment import Augmentation, seeded
-from vesalius.training.data import Order, Prepared, Samples, batches, cut, indices, mirrored, on_disk, spots_of
+from vesalius.training.data import Order, Prepared, Samples, batches, cut, indices, on_disk, spots_of
 from vesalius.training.losses import IGNORED
 from vesalius.training.recipe import Augment
 
@@ -72,6 +72,14 @@ def test_any_number_of_workers_and_ranks_sees_the_same_samples():
         assert torch.equal(torch.stack(parts, 1).flatten(0, 1), batch["image"])
 
 
+def test_cases_are_drawn_by_their_shares():
+    which = [Prepared("c", np.full((1, 4, 4, 4), i, np.float32), np.zeros((4, 4, 4), np.int16), ()) for i in range(3)]
+    shares = np.array([2.0, 0.0, 6.0])
+    samples = Samples(which, task(), Augmentation(STILL, (4, 4, 4)), patch=(4, 4, 4), seed=0, shares=shares)
+    drawn = np.bincount([int(samples[n]["image"][0, 0, 0, 0]) for n in range(200)], minlength=3) / 200
+    np.testing.assert_allclose(drawn, (0.25, 0, 0.75), atol=0.08)
+
+
 def test_foreground_patches_hold_their_foreground():
     samples = Samples([case()], task(), Augmentation(STILL, (6, 6, 6)), patch=(6, 6, 6), seed=0, foreground=1.0)
     assert all(bool((samples[n]["target"] > 0).any()) for n in range(20))
@@ -125,12 +133,22 @@ def test_objects_are_encoded_after_they_were_turned():
         assert bool((target[1][~inside] == 0).all()) and float(target[1].max()) == pytest.approx(1)
 
 
+@pytest.mark.parametrize("foreground", [0.0, 1.0])
+def test_a_patch_of_odd_size_stays_inside_and_reaches_both_ends(foreground):
+    one = case((1, 9, 10), dims=2)
+    image = np.arange(1, 91, dtype=np.float32).reshape(1, 1, 9, 10)
+    one = Prepared("c", image, np.ones_like(one.mask), (np.argwhere(np.ones((1, 9, 10))),))
+    samples = Samples([one], task(2), Augmentation(STILL, (5, 5)), patch=(1, 5, 5), seed=0, foreground=foreground)
+    first = {float(samples[n]["image"][0, 0, 0]) for n in range(300)}
+    assert first == {1.0 + 10 * y + x for y in range(5) for x in range(6)}
+
+
 def test_a_patch_beyond_the_image_is_zero_or_mirrored():
     array = np.arange(1, 6, dtype=np.float32).reshape(1, 1, 1, 5)
     assert cut(array, (0, 0, 0), (1, 1, 4), "zeros").ravel().tolist() == [0, 0, 1, 2]
     assert cut(array, (0, 0, 0), (1, 1, 4), "reflection").ravel().tolist() == [3, 2, 1, 2]
     assert cut(array, (0, 0, 0), (1, 1, 4), "border").ravel().tolist() == [1, 1, 1, 2]
-    assert mirrored(np.arange(-9, 12), 1).max() == 0
+    assert cut(array[..., :1], (0, 0, 0), (1, 1, 4), "reflection").ravel().tolist() == [1, 1, 1, 1]
     inside = cut(array, (0, 0, 2), (1, 1, 3), "zeros")
     inside[:] = 0
     assert array.min() == 1  # a copy: augmentation works in place

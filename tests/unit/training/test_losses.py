@@ -136,11 +136,54 @@ def test_outputs_of_one_size_weigh_the_same_and_see_the_whole_target(pair):
     assert float(total) == pytest.approx((0 + 1 + 0.5 * 2 + 0.5 * 3) / 3)
 
 
+def test_coarser_targets_keep_to_the_middle_of_what_they_stand_for():
+    seen = []
+    supervised(lambda scores, wanted, weight: seen.append(wanted) or scores.sum(), torch.zeros(1, 1, 9), (torch.zeros(1, 1, 3),),
+               torch.arange(9)[None])  # fmt: skip
+    assert seen[1].tolist() == [[1, 4, 7]]
+
+
+def test_regions_are_every_voxel_of_their_label_and_later_ones(pair):
+    scores, target = pair
+    regions = torch.stack([target >= k for k in (1, 2)], 1).float()
+    assert dice_bce(scores[:, :2], target).item() == pytest.approx(dice_bce(scores[:, :2], regions).item(), abs=1e-6)
+
+
+def test_focal_and_tversky_are_their_equations(pair):
+    scores, target = pair
+    p, g = scores.detach().softmax(1), one_hot(target, 3)
+    right = (p * g).sum(1)
+    assert focal(scores, target).item() == pytest.approx(float(((1 - right) ** 2 * -right.log()).mean()) / 3, rel=1e-4)
+    axes = (2, 3, 4)
+    tp, fp, fn = ((a * b).sum(axes)[:, 1:] for a, b in ((p, g), (p, 1 - g), (1 - p, g)))
+    assert tversky(scores, target).item() == pytest.approx(1 - float((tp / (tp + 0.3 * fp + 0.7 * fn)).mean()), abs=1e-5)
+
+
 def test_a_valid_output_is_compared_with_the_middle_of_the_target():
     target = torch.zeros(1, 10, 10, dtype=torch.long)
     target[:, 3:7, 3:7] = 1
     scores = torch.stack([torch.full((1, 4, 4), -30.0), torch.full((1, 4, 4), 30.0)], 1)
     assert float(supervised(LOSSES["border_ce"], scores, (), target)) < 1e-6
+
+
+def test_the_border_map_weighs_the_cross_entropy_of_its_own_pixels(pair):
+    scores, target = pair
+    weight = torch.rand(target.shape, generator=torch.Generator().manual_seed(1)) * 10
+    entropy = torch.nn.functional.cross_entropy(scores, target, reduction="none")
+    assert LOSSES["border_ce"](scores, target, weight).item() == pytest.approx((entropy * weight).mean().item(), rel=1e-5)
+
+
+def test_a_map_of_weights_comes_down_to_every_output_as_its_target_does():
+    target = torch.arange(144).view(1, 12, 12)
+    seen = []
+
+    def loss(scores, wanted, weight):
+        assert bool((weight == wanted / 2).all())
+        seen.append(tuple(weight.shape[1:]))
+        return scores.sum()
+
+    supervised(loss, torch.zeros(1, 2, 8, 8), (torch.zeros(1, 2, 4, 4),), target, target / 2)
+    assert seen == [(8, 8), (4, 4)]
 
 
 def test_dice_counts_the_background_and_each_sample_for_itself():
@@ -187,6 +230,19 @@ def test_a_query_of_an_absent_class_weighs_a_tenth(labelled):
     absent[1, 1], present[1, 0] = absent[1, 1].roll(1), present[1, 0].roll(1)
     ratio = atm_terms(present, masks, labelled).ce / atm_terms(absent, masks, labelled).ce
     assert float(ratio) == pytest.approx(10, rel=1e-3)
+
+
+def test_segvits_masks_are_taught_by_focal_loss_and_dice_of_the_classes_present():
+    target = torch.zeros(1, 4, 4, dtype=torch.long)
+    target[0, 0] = 1  # a quarter
+    logits, masks = torch.zeros(1, 3, 4), torch.tensor([-1.0, 2.0, 5.0])[None, :, None, None].expand(1, 3, 4, 4)
+    focal_, dice_ = 0.0, 0.0
+    for score, share in ((-1.0, 0.75), (2.0, 0.25)):  # class 2 is absent
+        p = 1 / (1 + np.exp(-score))
+        focal_ += share * 0.25 * (1 - p) ** 2 * -np.log(p) + (1 - share) * 0.75 * p**2 * -np.log(1 - p)
+        dice_ += 1 - (2 * 16 * share * p + 1) / (16 * p + 16 * share + 1)
+    terms = atm_terms(logits, masks, target)
+    assert (float(terms.mask), float(terms.dice)) == pytest.approx((20 * focal_ / 2, dice_ / 2), rel=1e-5)
 
 
 def test_segvits_loss_leaves_out_what_nobody_knows(labelled):

@@ -89,8 +89,9 @@ def test_a_restored_trainer_goes_on_bit_by_bit(tmp_path):
     save_checkpoint(tmp_path / "c.pt", copy.deepcopy(one.state()))
     for step in range(3, 6):
         one.advance(batch(step), 0.2)
-    two = trainer()
-    two.restore(load_checkpoint(tmp_path / "c.pt"))
+    two, kept = trainer(), load_checkpoint(tmp_path / "c.pt")
+    two.restore({**kept, "elapsed": 3600.0})
+    assert 3600 <= two.elapsed < 3660  # minutes that were spent before it stopped count
     torch.manual_seed(12345)  # whatever happened in between
     for step in range(3, 6):
         two.advance(batch(step), 0.2)

@@ -71,6 +71,14 @@ def test_small_components_go_by_millimetres():
     assert clean(mask, [RemoveSmall(min_mm3=1.5)]).array.dtype == np.uint16
 
 
+def test_a_component_of_just_the_limit_stays_whatever_rounding_makes_of_it():
+    array = np.zeros((1, 1, 14), np.uint8)
+    array[..., 1:7] = array[..., 9:14] = 1  # 6 and 5 voxels of 0.007 mm3
+    spacing = np.diag([0.1, 0.1, 0.7, 1.0])  # 0.042 by them is a hair above 6
+    found = clean(Mask(array, Grid((1, 1, 14), spacing, 3)), [RemoveSmall(min_mm3=0.042)])
+    assert found.array.sum() == 6
+
+
 def test_pictures_are_measured_in_mm2_or_um2():
     array = np.zeros((6, 6), np.uint8)
     array[0, :3] = 1

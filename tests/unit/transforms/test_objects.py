@@ -32,6 +32,13 @@ def test_distance_rises_to_one_in_a_small_object_and_in_a_large_one():
     assert distance[objects == 0].max() == 0 and distance[objects > 0].min() > 0
 
 
+def test_the_border_of_the_picture_is_no_edge_of_an_object():
+    objects = np.ones((6, 9), np.uint16)
+    assert (encode(objects) == 1).all()  # it may be cut anywhere
+    objects[:, 0] = 0
+    assert encode(objects)[1].tolist() == [[n / 8 for n in range(9)]] * 6
+
+
 def test_touching_objects_each_have_their_own_distance():
     objects = np.zeros((20, 40), np.uint16)
     objects[5:15, 5:20], objects[5:15, 20:35] = 3, 9  # numbers need not follow each other

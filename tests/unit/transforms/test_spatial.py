@@ -53,6 +53,11 @@ def test_resample_keeps_the_outer_edges_and_tells_the_true_spacing():
     np.testing.assert_allclose(edges[1][:3], [23, 10.45 - 0.475, 9.5])
 
 
+def test_sizes_are_rounded_to_the_nearest_voxel():
+    done, _ = Resample((1.3, 1.45, 1)).apply(image_of(np.zeros((1, 10, 10, 10), np.float32)))
+    assert done.grid.shape == (8, 7, 10)
+
+
 def test_averaging_removes_the_noise_that_plain_interpolation_aliases():
     noise = np.random.default_rng(0).normal(size=(1, 48, 48, 48)).astype(np.float32)
     averaged = Resample((4, 4, 4)).apply(image_of(noise))[0].array
@@ -96,6 +101,8 @@ def test_thick_slices_are_taken_whole_and_not_blended():
     assert not any(undo.nearest) and not np.array_equal(done.array, blended.array)
     _, undo = Resample((1, 1, 1)).apply(image_of(array, (1, 5, 5)))
     assert not any(undo.nearest)  # one thin axis is no thick axis
+    for was, becomes, thick in ((3.0, 2.5, False), (3.1, 2.5, True), (1.0, 3.1, True)):
+        assert Resample((becomes, 1, 1)).apply(image_of(array, (was, 1, 1)))[1].nearest == (thick, False, False)
 
 
 def test_unknown_spacing_stops_with_the_fix():
@@ -129,6 +136,8 @@ def test_crop_keeps_the_foreground_of_any_channel_and_a_margin_in_mm():
     assert np.array_equal(done.array, array[:, 4:7, 5:8, 6:9])
     wider, _ = CropForeground(margin_mm=2).apply(image_of(array, (1, 2, 3)))
     assert np.array_equal(wider.array, array[:, 2:9, 4:9, 5:10])
+    rounded, _ = CropForeground(margin_mm=0.9).apply(image_of(array, (1, 0.3, 1)))  # 0.9 / 0.3 is a hair above 3
+    assert np.array_equal(rounded.array, array[:, 3:8, 2:11, 5:10])
     scores = undo.apply(np.ones((2, 3, 3, 3)), fill=(5, -5))
     assert scores[0, 0, 0, 0] == 5 and scores[1, 0, 0, 0] == -5 and scores[1, 5, 6, 7] == 1
 
@@ -150,6 +159,8 @@ def test_pad_grows_evenly_and_to_a_multiple():
 def test_pad_with_a_value_that_the_integers_cannot_hold_becomes_float():
     done, _ = Pad(at_least=(1, 1, 4), value=-1024).apply(image_of(np.ones((1, 1, 1, 2), np.uint8)))
     assert done.array.ravel().tolist() == [-1024, 1, 1, -1024]
+    done, _ = Pad(at_least=(1, 1, 4), value=0.5).apply(image_of(np.ones((1, 1, 1, 2), np.uint8)))
+    assert done.array.ravel().tolist() == [0.5, 1, 1, 0.5]
 
 
 def test_training_masks_share_out_voxels_without_gaps_between_labels():
@@ -198,6 +209,19 @@ def test_slabs_pass_through_as_views_where_nothing_interpolates():
     yielded = [(z0, s) for z0, s in restore.stream([(0, slab)], max_slices=4)]
     assert restore.lattice == restore.prepared.shape
     assert [z0 for z0, _ in yielded] == [0, 4, 8] and all(np.shares_memory(s, slab) for _, s in yielded)
+
+
+def test_a_crop_after_a_resampling_is_streamed_home_with_its_fill_around():
+    array = np.zeros((1, 20, 16, 12), np.float32)
+    array[0, 8:14, 5:10, 4:9] = 1
+    prepared, restore = prepare(Image(array, Grid((20, 16, 12), np.eye(4))), [Resample((2.0, 1.5, 0.8)), CropForeground(0.25)])
+    scores, fill = np.random.default_rng(0).normal(size=(2, *prepared.grid.shape)).astype(np.float32), (1.0, -2.0)
+    whole = scores
+    for undo in restore.undos:
+        whole = undo.apply(whole, 1, fill)
+    slabs = list(restore.stream(((z, scores[:, z : z + 1]) for z in range(scores.shape[1])), max_slices=3, fill=fill))
+    assert [z0 for z0, _ in slabs] == np.cumsum([0, *(slab.shape[1] for _, slab in slabs)])[:-1].tolist()
+    np.testing.assert_allclose(np.concatenate([slab for _, slab in slabs], 1), whole, atol=1e-5)
 
 
 def test_slabs_out_of_order_or_missing_are_our_own_fault():

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from vesalius.core.errors import InputError
-from vesalius.transforms.tiles import gaussian, starts
+from vesalius.transforms.tiles import gaussian, mirrored, starts
 
 
 @pytest.mark.parametrize("overlap", [0, 0.1, 0.3, 0.5, 0.75])
@@ -19,6 +19,11 @@ def test_rounding_of_the_step_adds_no_tile():
     assert starts(17, 10, 0.3) == [0, 7]  # 10 * 0.7 is a hair above or below 7
     assert starts(120, 20, 0.9) == list(range(0, 101, 2))  # 20 * 0.1 is 1.9999999999999996
     assert starts(100, 10, 0.9) == list(range(91))
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+def test_what_lies_beyond_the_border_is_mirrored_as_often_as_needed(size):
+    assert mirrored(np.arange(-9, size + 9), size).tolist() == np.pad(np.arange(size), 9, mode="reflect").tolist()
 
 
 def test_an_overlap_that_never_advances_is_refused():
