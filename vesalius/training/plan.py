@@ -156,7 +156,9 @@ def derive(
         config = network(model, patch, found, decide.channels(len(labels)), recipe, slices)
         if recipe.start is not None and (own := network_in(recipe.start, model)):
             config = continued(model, config, own, recipe)
-            say(f"the network is that of {recipe.start}")
+            said = own.get("classes", config["classes"])
+            anew = f"; its head begins anew, for {config['classes']} outputs in place of {said}, background included"
+            say(f"the network is that of {recipe.start}{anew if said != config['classes'] else ''}")
     patch = fit_patch(patch, model, config, dims)
     batch = recipe.batch or max(2, min(8, BATCH_VOXELS[dims] // math.prod(patch)))
     loss = recipe.loss or {"objects": "objects", "regions": "dice_bce"}.get(decide.kind, listed.loss)
@@ -295,14 +297,15 @@ def network_in(file: str, model: str) -> dict[str, Any]:
 def continued(model: str, config: dict[str, Any], own: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
     """The configuration `own` of the weights that a run begins with, for data that `config` was derived from.
 
-    The recipe has the last word here too. Raises WeightsError where the network has other ends or dimensions than the data, or
-    the recipe asks for other sizes than the weights have.
+    Its head is for the classes of these data. The recipe has the last word here too. Raises WeightsError where the network has
+    other channels or dimensions than the data, or the recipe asks for other sizes than the weights have.
     """
     grey = config.get("in_channels") == 1 and own.get("in_channels") == 3 and getattr(entry(model).builder, "repeats_grey", False)
-    for key, what in (("dims", "dimensions"), ("in_channels", "channels"), ("classes", "outputs, background included")):
+    for key, what in (("dims", "dimensions"), ("in_channels", "channels")):
         if key in config and own.get(key, config[key]) != config[key] and not (grey and key == "in_channels"):
             told = f"these weights are for {own[key]} {what}, this run needs {config[key]}"
             raise WeightsError(told, file=recipe.start, fix="begin with others, or leave out --weights")
+    own = {**own, "classes": config["classes"]}
     own = plain(make_config(entry(model).config, own))  # what it does not say is as it is where nothing is said
     wanted = plain(make_config(entry(model).config, laid_over(own, recipe.model)))
     if len({tuple((name, t.shape) for name, t in outline(model, each).state_dict().items()) for each in (own, wanted)}) > 1:  # type: ignore[attr-defined]
