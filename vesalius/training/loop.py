@@ -112,9 +112,8 @@ def begin(dataset: Path, run: Path, options: TrainOptions, say: Say, seen: Seen 
         name, config = plan.task.model.name, plan.task.model.config
         begin_with(build(name, config), plan.recipe.start, head_of(name, config))
     fraction = plan.recipe.validation_fraction
-    split = split_cases(
-        data.cases, fraction=fraction, seed=plan.recipe.seed, folds=options.folds, fold=options.fold or 0, say=say
-    )
+    seed, fold = plan.recipe.seed, options.fold or 0
+    split = split_cases(data.cases, fraction=fraction, seed=seed, folds=options.folds, fold=fold, say=say, own=data.folds)
     if options.folds is not None:
         require_one_cut(data, plan.recipe, options.folds, run)
     plan = with_data(plan, cases=identity(cases_of(split, data)))
@@ -167,7 +166,9 @@ def require_one_cut(data: Any, recipe: Recipe, folds: int, run: Path) -> None:
     """Raises InputError where another fold beside `run` was cut from other cases, by another seed or other patients."""
     for fold in range(folds):
         file = run.parent / f"fold_{fold}" / "split.json"
-        ours = split_cases(data.cases, fraction=0.5, seed=recipe.seed, folds=folds, fold=fold, say=lambda _: None)
+        ours = split_cases(
+            data.cases, fraction=0.5, seed=recipe.seed, folds=folds, fold=fold, say=lambda _: None, own=data.folds
+        )
         if file.parent != run and file.is_file() and ours != read_split(file):
             told = f"{file.parent.name} here is of another cut than {run.name}: of other cases, another seed or other patients"
             raise InputError(told, file=run.parent, fix="repeat what that fold was given, or name another folder")
