@@ -367,15 +367,29 @@ def write_plan(plan: Record, path: Path) -> None:
 
 
 def table(values: dict[str, Any], prefix: str) -> Table:
-    """A TOML table; keys named in COMMENTS say what they are."""
+    """A TOML table; it, and its keys, say what they are where COMMENTS names them. Tables within come last, as TOML asks."""
     result = tomlkit.table()
-    plain_first = sorted(values.items(), key=lambda item: isinstance(item[1], dict))
-    for key, value in plain_first:
+    if prefix in COMMENTS:
+        result.add(tomlkit.comment(COMMENTS[prefix]))
+    for key, value in sorted(values.items(), key=lambda item: holds_tables(item[1])):
         name = f"{prefix}.{key}"
-        if name in COMMENTS:
-            result.add(tomlkit.comment(COMMENTS[name]))
-        result.add(key, table(value, name) if isinstance(value, dict) and name != "recipe.model" else value)
+        if not holds_tables(value) or name == "recipe.model":
+            if name in COMMENTS:
+                result.add(tomlkit.comment(COMMENTS[name]))
+            result.add(key, value)
+        elif isinstance(value, dict):
+            result.add(key, table(value, name))
+        else:
+            several = tomlkit.aot()
+            for k, each in enumerate(value):
+                several.append(table(each, name if k == 0 else ""))
+            result.add(key, several)
     return result
+
+
+def holds_tables(value: Any) -> bool:
+    """Whether TOML writes it as a table, or as several of one name."""
+    return isinstance(value, dict) or (isinstance(value, list) and bool(value) and isinstance(value[0], dict))
 
 
 def read_plan(path: str | Path) -> Plan:
