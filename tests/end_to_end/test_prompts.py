@@ -110,6 +110,11 @@ def test_everything_is_a_label_map_and_its_records(run, flood, case, tmp_path):
     assert np.array_equal(rle.decode(kept["records"][core - 1]["segmentation"]), CORE)
 
 
+def test_everything_mode_that_finds_nothing_says_what_no_mask_reached(run, flood, case, tmp_path):
+    done = fine(run("segment", case, "-o", tmp_path / "out", "--everything", "--set", "pred_iou_thresh=1"))
+    assert "no mask reached pred_iou_thresh=1 and stability_score_thresh=0.95" in " ".join(done.stdout.split())
+
+
 def test_the_parameters_of_everything_mode_are_set_by_their_names_and_recorded(run, flood, case, tmp_path):
     few = ("--set", "points_per_side=4", "--set", "crop_n_layers=1", "--set", "pred_iou_thresh=0.85")
     fine(run("segment", case, "-o", tmp_path / "few", "--everything", *few))

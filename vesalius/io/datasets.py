@@ -1,7 +1,7 @@
 """A folder of images and masks as a `Dataset`: paired folders, nnU-Net v2 (and v1), Medical Segmentation Decathlon.
 
     paired     images/ with masks/ or labels/; or these below train/ and validation/ (val/), a fixed split
-    nnU-Net    imagesTr/case_0000.nii.gz, labelsTr/case.nii.gz, dataset.json with channel_names
+    nnU-Net    imagesTr/case_0000.nii.gz, labelsTr/case.nii.gz, dataset.json with channel_names; splits_final.json, its folds
     MSD        imagesTr/, labelsTr/, dataset.json with modality and training
 
 Opening reads every header (not the voxels) and, where no dataset.json declares labels, every mask; whatever does not
@@ -27,7 +27,7 @@ from ..core.labels import Label, Labels
 from .decoding import Peek
 from .files import case_name, peek, read, read_mask, require_grid
 from .formats import format_of
-from .layouts import VALIDATION_FOLDERS, Case, Found, find_layout
+from .layouts import VALIDATION_FOLDERS, Case, Fold, Found, find_layout
 
 Split = Literal["train", "validation"]
 MANY_LABELS = 50  # more distinct values than this look like objects, not classes
@@ -38,7 +38,8 @@ MANY_OBJECTS = 8  # numbered 1..n in each mask, so many look like objects as wel
 class Dataset:
     """Cases with what their masks mean. `labels` are classes, or the one kind of object if `instances`.
 
-    `binary255`: masks hold 0 and 255, and 255 is read as 1. `notes` are what the user must be told.
+    `binary255`: masks hold 0 and 255, and 255 is read as 1. `notes` are what the user must be told. `folds` are those that the
+    dataset brings: names to train on and to validate with.
     """
 
     root: Path
@@ -50,6 +51,7 @@ class Dataset:
     instances: bool = False
     notes: tuple[str, ...] = ()
     binary255: bool = False
+    folds: tuple[Fold, ...] = ()
 
     def load(self, case: Case) -> tuple[Image, Mask]:
         """Image (C, Z, Y, X) with this dataset's channels, and its mask on the same grid.
@@ -108,7 +110,7 @@ def open_dataset(path: str | Path, *, instances: bool = False, patients: str | P
     channels = _channels(root, found, headers)
     cases = _with_patients(root, found.cases, Path(patients) if patients else None, notes)
     labels, binary255 = _labels(root, found, instances, notes)
-    return Dataset(root, found.name, found.layout, cases, labels, channels, instances, tuple(notes), binary255)
+    return Dataset(root, found.name, found.layout, cases, labels, channels, instances, tuple(notes), binary255, found.folds)
 
 
 def _check_names(root: Path, cases: Iterable[Case]) -> None:

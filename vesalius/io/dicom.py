@@ -1,21 +1,16 @@
 """DICOM: a folder, or a file, as one volume on its grid in the patient.
 
-    normal = row x column        slices sort by  position . normal,  never by file name or instance number
-    step   = (last - first position) scaled to the usual distance: SliceThickness is never asked, a sheared
-             stack (gantry tilt) keeps its shear
-
-LPS becomes RAS by turning round the first two rows. Stored values become real ones by RescaleSlope and
-RescaleIntercept, or by a modality LUT: Hounsfield units for CT. Single-frame, enhanced and other multi-frame objects
-all become a list of `Frame`. No message quotes a field that could name a patient: UIDs, modality, series description, files only.
+Single-frame, enhanced and other multi-frame objects all become a list of `Frame`, and `stacks.py` says how they lie.
+Stored values become real ones by RescaleSlope and RescaleIntercept, or by a modality LUT: Hounsfield units for CT.
+No message quotes a field that could name a patient: UIDs, modality, series description, files only.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pydicom
@@ -25,11 +20,9 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from ..core.errors import GeometryError, InputError, UnreadableFile, unknown_name
 from ..core.image import Grid, Image, Source
 from .decoding import Peek, begins_as_dicom, decoding, files_below, native
+from .stacks import Frame, Stack, doubled, grid_of, in_order
 
 NO_IMAGES = {"SEG", "SR", "PR", "KO", "RTSTRUCT", "RTPLAN", "RTDOSE", "REG", "DOC", "FID", "RWV", "AU", "ECG"}
-UNEVEN, UNEVEN_AT_LEAST = 0.25, 3  # share and number of odd steps between slices beyond which no even grid is true
-ASIDE = 0.5  # pixels by which a slice may lie aside of the others
-SKEW = 0.05  # by which directions may be no unit vectors: headers round them
 LISTED = 12  # series, at most, in one message
 STACKED = {"CT", "MR", "PT", "NM"}  # whose values are measured: MONOCHROME1 says how to show them, elsewhere that bright is dark
 HEADER_TAGS = [
@@ -37,34 +30,8 @@ HEADER_TAGS = [
     "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "BitsStored", "BitsAllocated", "PixelRepresentation",
     "RescaleSlope", "RescaleIntercept", "RescaleType", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing",
     "SliceThickness", "InstanceNumber", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
-    "FrameOfReferenceUID", "ModalityLUTSequence",
+    "FrameOfReferenceUID", "ModalityLUTSequence", "ImagerPixelSpacing", "AcquisitionNumber",
 ]  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Frame:
-    """One slice: where its pixels are (`file`, `index`), where it lies (LPS mm), how its values become real ones."""
-
-    file: Path
-    index: int
-    uid: str
-    position: tuple[float, ...] | None
-    orientation: tuple[float, ...] | None
-    spacing: tuple[float, ...] | None
-    thickness: float | None
-    stored: np.dtype[Any]
-    bits: int
-    slope: float = 1.0
-    intercept: float = 0.0
-    rescaled: str | None = None
-
-
-@dataclass(frozen=True)
-class Stack:
-    """The frames of one series in the order of the volume; what a DICOM source keeps as its header."""
-
-    series: str
-    frames: tuple[Frame, ...]
 
 
 def read_dicom(path: Path, name: str, series: str | None = None) -> Image:
@@ -78,7 +45,7 @@ def read_dicom(path: Path, name: str, series: str | None = None) -> Image:
         kept, array, said = _pixels(first, stack.frames)
     if len(kept) < len(stack.frames):
         stack = Stack(stack.series, kept)
-        grid, more = _grid(kept, first)
+        grid, more = grid_of(kept, first)
         notes = [*notes, *more]
     units = "HU" if first.get("Modality") == "CT" and all(f.rescaled in ("", "HU") for f in kept) else None
     if first.get("Modality") == "CT" and units is None:
@@ -104,11 +71,13 @@ def _organised(path: Path, series: str | None) -> tuple[Any, Stack, Grid, list[s
         told = ", ".join(f"{columns}x{rows}" for rows, columns, _ in sorted(sizes))
         raise GeometryError(f"the series holds slices of different sizes: {told}", file=path, fix="split it into volumes")
     first = files[0][1]
-    frames, said = _sorted(path, frames)
+    frames, said = in_order(path, frames)
     try:
-        grid, more = _grid(frames, first)
+        grid, more = grid_of(frames, first)
     except GeometryError as error:
         raise GeometryError(error.problem, file=path, fix=error.fix) from error
+    if grid.affine is not None and frames[0].spacing == _floats(first.get("ImagerPixelSpacing"), 2):
+        more.append("its mm are those at the detector: what lies in the patient is smaller, by the X-ray's magnification")
     return first, Stack(_series(first), tuple(frames)), grid, [*notes, *said, *more]
 
 
@@ -219,10 +188,10 @@ def _frames(file: Path, header: Any) -> list[Frame]:
                 file, index, str(header.get("SOPInstanceUID") or ""),
                 _floats(find("PlanePositionSequence", "ImagePositionPatient"), 3),
                 _floats(find("PlaneOrientationSequence", "ImageOrientationPatient"), 6),
-                _floats(find("PixelMeasuresSequence", "PixelSpacing"), 2),
+                _floats(find("PixelMeasuresSequence", "PixelSpacing") or header.get("ImagerPixelSpacing"), 2),
                 float(thickness) if thickness is not None else None, *_stored(header),
                 float(slope if slope is not None else 1), 0.0 if table else float(intercept or 0),
-                None if slope is None else str(kind or ""),
+                None if slope is None else str(kind or ""), str(header.get("AcquisitionNumber") or ""),
             ))  # fmt: skip
     return frames
 
@@ -243,102 +212,6 @@ def _stored(header: Any) -> tuple[np.dtype[Any], int]:
 
 def _floats(value: Any, count: int) -> tuple[float, ...] | None:
     return tuple(float(v) for v in value) if value is not None and len(value) == count else None
-
-
-def _sorted(path: Path, frames: list[Frame]) -> tuple[list[Frame], list[str]]:
-    """Frames along the normal; a file that is there twice counts once."""
-    seen: dict[Any, Frame] = {}
-    for frame in frames:  # tools that remove names have left slices without a UID, and all with the same
-        seen.setdefault((frame.uid or frame.file, frame.index, frame.position), frame)
-    copies = len(frames) - len(seen)
-    told = "1 file is a second copy of another; it" if copies == 1 else f"{copies} files are second copies of others; each"
-    notes = [f"{told} is taken once"] if copies else []
-    frames = list(seen.values())
-    if len(frames) == 1:
-        return frames, notes
-    placed = [frame for frame in frames if frame.position and frame.orientation]
-    if not placed and len({frame.file for frame in frames}) == 1:
-        return frames, [*notes, "the frames carry no position: they are taken in their order, spacing is unknown"]
-    if len(placed) < len(frames):
-        raise GeometryError(f"{len(frames) - len(placed)} of {len(frames)} slices say no position: they form no volume",
-                            file=path, fix="give one file at a time")  # fmt: skip
-    first = placed[0]
-    assert first.orientation is not None
-    if any(np.abs(np.subtract(frame.orientation or (), first.orientation)).max() > 1e-3 for frame in placed):
-        raise GeometryError("the series holds slices of different orientations", file=path, fix="split it into volumes")
-    spacings = {frame.spacing for frame in placed}
-    if len(spacings) > 1 and not all(np.allclose(s or 0, first.spacing or 0, rtol=1e-4) for s in spacings):
-        raise GeometryError("the series holds slices of different pixel spacings", file=path, fix="split it into volumes")
-    normal = _normal(first)
-    return sorted(placed, key=lambda frame: float(np.dot(frame.position or (0, 0, 0), normal))), notes
-
-
-def laid(path: Path, frames: Sequence[Frame], header: Any) -> tuple[Stack, Grid, bool]:
-    """Frames along their normal, the grid they are read on, and whether they are unevenly spaced: then it closes their gaps."""
-    ordered, _ = _sorted(path, list(frames))
-    grid, uneven = _grid(ordered, header)
-    return Stack("", tuple(ordered)), grid, bool(uneven)
-
-
-def _normal(frame: Frame) -> np.ndarray:
-    orientation = np.array(frame.orientation)
-    normal = np.cross(orientation[:3], orientation[3:])
-    sides = np.linalg.norm([orientation[:3], orientation[3:]], axis=1)
-    if not (np.abs(sides - 1).max() < SKEW and np.linalg.norm(normal) > 1 - SKEW):
-        raise GeometryError("the slice orientation is no pair of directions", file=frame.file, fix="repair the header")
-    return normal / np.linalg.norm(normal)
-
-
-def _grid(frames: Sequence[Frame], header: Any) -> tuple[Grid, list[str]]:
-    """The grid in RAS mm, with gaps and uneven steps told in mm."""
-    shape = (len(frames), int(header.Rows), int(header.Columns))
-    dims = cast(Any, 2 if len(frames) == 1 else 3)
-    first, last = frames[0], frames[-1]
-    if first.position is None or first.orientation is None or first.spacing is None or min(first.spacing) <= 0:
-        return Grid(shape, None, dims), []
-    normal, notes = _normal(first), []
-    if len(frames) == 1:
-        step = normal * (first.thickness or first.spacing[1])  # of a single slice the third size means nothing
-    else:
-        along = np.array([np.dot(frame.position or (0, 0, 0), normal) for frame in frames])
-        steps = np.diff(along)
-        usual = float(np.median(steps[steps > 1e-3])) if (steps > 1e-3).any() else 0.0
-        if usual == 0:
-            raise GeometryError("all slices lie at one position: they are no volume", fix="give one file at a time")
-        step = np.subtract(last.position or 0, first.position) / (along[-1] - along[0]) * usual
-        _require_straight(frames, along, min(first.spacing))
-        notes = _unevenness(steps, usual)
-    orientation = np.array(first.orientation)
-    affine = np.eye(4)
-    affine[:3, 0], affine[:3, 1], affine[:3, 2] = step, orientation[3:] * first.spacing[0], orientation[:3] * first.spacing[1]
-    affine[:3, 3] = first.position
-    affine[:2] *= -1  # LPS -> RAS
-    return Grid(shape, affine, dims), notes
-
-
-def _require_straight(frames: Sequence[Frame], along: np.ndarray, pixel_mm: float) -> None:
-    """Raise GeometryError where slices lie aside of the line from the first to the last: no affine holds them."""
-    places = np.array([frame.position for frame in frames])
-    line = places[0] + np.outer((along - along[0]) / (along[-1] - along[0]), places[-1] - places[0])
-    aside = np.linalg.norm(places - line, axis=1)
-    if aside.max() > max(ASIDE * pixel_mm, 0.01):
-        told = f"slices are shifted against each other in their plane, by up to {aside.max():.2f} mm, as of several stacks"
-        raise GeometryError(told, fix="split it into volumes")
-
-
-def _unevenness(steps: np.ndarray, usual: float) -> list[str]:
-    """Notes on gaps; raises GeometryError where so many steps differ that no even grid is true to them."""
-    wide = np.flatnonzero(np.abs(steps - usual) > max(0.02 * usual, 0.01))
-    wide = wide[steps[wide] > 1e-3]  # a step of nothing is a duplicate, told elsewhere
-    if not wide.size:
-        return []
-    if wide.size >= UNEVEN_AT_LEAST and wide.size > UNEVEN * len(steps):
-        low, high = steps[wide].min(), steps[wide].max()
-        told = f"{wide.size} of {len(steps)} steps between slices are not {usual:.2f} mm, but {low:.2f} to {high:.2f} mm"
-        raise GeometryError(told, fix="resample the series to even steps, or give the evenly spaced parts one at a time")
-    told = ", ".join(f"{steps[i]:.2f} mm after slice {i + 1}" for i in wide[:3])
-    more = f" and {wide.size - 3} more" if wide.size > 3 else ""
-    return [f"slices are not evenly spaced: usually {usual:.2f} mm, but {told}{more}; distances across the gaps are too short"]
 
 
 def _pixels(header: Any, frames: Sequence[Frame]) -> tuple[tuple[Frame, ...], np.ndarray, list[str]]:
@@ -374,7 +247,7 @@ def _pixels(header: Any, frames: Sequence[Frame]) -> tuple[tuple[Frame, ...], np
     notes = ["MONOCHROME1: bright was stored as dark, values are inverted"] if invert else []
     if negative and not modality:
         notes.append("MONOCHROME1: bright may be stored as dark, but of no modality nobody knows; values are taken as stored")
-    doubles = _doubles(frames)
+    doubles = doubled(frames)
     if not doubles:
         return tuple(frames), array, notes
     for z in doubles:
@@ -399,15 +272,6 @@ def _rescaled(array: np.ndarray, slope: int, intercept: int) -> np.ndarray:
     return out
 
 
-def _doubles(frames: Sequence[Frame]) -> set[int]:
-    """Indices of frames that lie where the one before lies."""
-    if frames[0].position is None or frames[0].orientation is None:
-        return set()
-    normal = _normal(frames[0])
-    along = [float(np.dot(frame.position or (0, 0, 0), normal)) for frame in frames]
-    return {z for z in range(1, len(frames)) if along[z] - along[z - 1] <= 1e-3}
-
-
 def _decoded(file: Path, header: Any) -> Iterator[np.ndarray]:
     """The file's frames one by one, as (Y, X) or (Y, X, 3) RGB; UnreadableFile names file and compression."""
     with decoding(file, "DICOM"):
@@ -418,8 +282,7 @@ def _decoded(file: Path, header: Any) -> Iterator[np.ndarray]:
                 several, dataset = False, open_dicom(file)  # pydicom reads frames one by one only from behind a preamble
             for pixels in iter_pixels(file if several else dataset):
                 if _is_palette(header):
-                    coloured = apply_color_lut(pixels, dataset)[..., :3]
-                    pixels = (coloured >> 8).astype(np.uint8) if coloured.dtype == np.uint16 else coloured
+                    pixels = (apply_color_lut(pixels, dataset)[..., :3] >> _spare_bits(dataset)).astype(np.uint8)
                 elif dataset.get("ModalityLUTSequence"):
                     pixels = apply_modality_lut(pixels, dataset)
                 yield pixels
@@ -429,6 +292,13 @@ def _decoded(file: Path, header: Any) -> Iterator[np.ndarray]:
             syntax = open_dicom(file, stop_before_pixels=True).file_meta.TransferSyntaxUID.name
             raise UnreadableFile(f"pixels compressed as {syntax} need a decoder that is not installed",
                                  file=file, fix="install it with: pip install 'vesalius[jpeg]'") from error  # fmt: skip
+
+
+def _spare_bits(dataset: Any) -> int:
+    """How far a palette's entries lie above 8 bits: some writers keep 8 in words of 16."""
+    first, count = int(dataset.RedPaletteColorLookupTableDescriptor[1]), int(dataset.RedPaletteColorLookupTableDescriptor[0])
+    colours = apply_color_lut(np.arange(first, first + (count or 2**16)), dataset)
+    return 8 if colours.max() > 255 else 0
 
 
 def _is_palette(header: Any) -> bool:

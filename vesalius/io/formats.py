@@ -63,6 +63,7 @@ FORMATS: dict[str, Format] = {
     "jpeg": picture("jpeg", ".jpg", ".jpeg"),
     "bmp": picture("bmp", ".bmp"),
     "tiff": Format((".tiff", ".tif"), read_tiff, peek_tiff, write_tiff, partial(read_tiff, as_labels=True), placed=False),
+    "svs": Format((".svs",), partial(read_tiff, format="svs"), peek_tiff, mask_suffix=".tiff", placed=False),
     "dicom": Format(
         (".dcm", ".dicom"),
         read_dicom,

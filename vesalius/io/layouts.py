@@ -17,7 +17,9 @@ from .formats import is_dicom, suffix_of
 MASK_FOLDERS = ("masks", "labels")
 VALIDATION_FOLDERS = ("validation", "val")
 MASK_ENDINGS = ("_mask", "_seg", "_segmentation", "_label", "_dseg")  # case_mask.png is the mask of case.png as well
-JSON = "dataset.json"
+JSON, FOLDS = "dataset.json", "splits_final.json"
+
+Fold = tuple[tuple[str, ...], tuple[str, ...]]  # cases to train on, and to validate with
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class Found:
     channels: tuple[str, ...] = ()
     labels: Labels | None = None
     notes: tuple[str, ...] = ()
+    folds: tuple[Fold, ...] = ()
 
 
 def find_layout(root: Path) -> Found:
@@ -49,7 +52,8 @@ def find_layout(root: Path) -> Found:
         if not (root / JSON).is_file():
             raise DatasetError("imagesTr is here, but no dataset.json", file=root, fix="add it")
         described = _described(root / JSON)
-        return _decathlon(root, described) if "channel_names" not in described else _nnunet(root, described)
+        found = _decathlon(root, described) if "channel_names" not in described else _nnunet(root, described)
+        return replace(found, folds=_own_folds(root / FOLDS, {case.name for case in found.cases}))
     if (root / "images").is_dir() or (root / "train" / "images").is_dir():
         return _paired(root)
     raise DatasetError("this folder is no dataset Vesalius knows", file=root,
@@ -190,6 +194,25 @@ def _decathlon(root: Path, described: dict[str, Any]) -> Found:
         cases.append(Case(name, files, mask, name))
     _require_masks(root / "labelsTr", missing)
     return Found(_name(root, described), "msd", tuple(cases), channels, labels, _test_note(root))
+
+
+def _own_folds(file: Path, known: set[str]) -> tuple[Fold, ...]:
+    """The folds of nnU-Net's splits_final.json, a list of {"train": [...], "val": [...]}; none where it is not there."""
+    if not file.is_file():
+        return ()
+    try:
+        folds = tuple((tuple(fold["train"]), tuple(fold["val"])) for fold in json.loads(file.read_text(encoding="utf-8-sig")))
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        told = 'this is no list of folds {"train": [...], "val": [...]}'
+        raise DatasetError(told, file=file, fix="mend it, or move it away") from error
+    for k, (train, validation) in enumerate(folds):
+        strange = sorted(str(name) for name in {*train, *validation} - known)
+        doubled = sorted(set(train) & set(validation))
+        if strange or doubled or not train or not validation:
+            told = f"names {strange[0]}, which is no case here" if strange else "leaves one side empty"
+            told = f"has {doubled[0]} on both sides" if doubled else told
+            raise DatasetError(f"fold {k} {told}", file=file, fix="mend it, or move it away")
+    return folds
 
 
 def _require_masks(folder: Path, missing: list[str]) -> None:

@@ -3,13 +3,14 @@
 Pixels stay where they are stored (an EXIF rotation is said, never applied: the mask must fit the file) and keep
 their depth: 16 bit stays 16 bit. 1, 2 and 4 bits are spread over 8 in an image, as a viewer shows them, and stay the
 stored values in a mask. An opaque alpha is dropped with a note; palettes become RGB in an image and stay indices in a
-mask. Only OME and ImageJ metadata tell a physical size; the dots per inch of other files are ignored, as they speak
+mask. Only OME, ImageJ and Aperio metadata tell a physical size; the dots per inch of other files are ignored, as they speak
 of paper. Such an affine knows sizes, no anatomy: x, y, z are taken along R, A, S.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator, Sequence
 from itertools import chain
@@ -28,6 +29,7 @@ from .decoding import Peek, decoding, native, rgb_names, without_alpha
 MAP_ABOVE = 2**28  # bytes: an uncompressed TIFF above this is mapped, not read
 MM_PER_UNIT = {"m": 1e3, "cm": 10.0, "mm": 1.0, "µm": 1e-3, "μm": 1e-3, "um": 1e-3, "micron": 1e-3, "microns": 1e-3}
 MM_PER_UNIT |= {"\\u00B5m": 1e-3, "\\u00b5m": 1e-3, "micrometer": 1e-3, "nm": 1e-6, "pm": 1e-9, "inch": 25.4}
+MICRONS = re.compile(r"\|\s*MPP\s*=\s*(\d+(?:\.\d+)?)")  # a pixel's side in an Aperio slide's description
 EXIF_ORIENTATION = 0x0112  # the same tag in a TIFF
 NO_LIGHT = {5: "CMYK inks, not light", 6: "YCbCr colours", 8: "Lab colours", 9: "Lab colours", 10: "Lab colours"}  # photometric
 JPEGS = (6, 7, 33007, 34892)  # compressions whose decoder gives RGB
@@ -46,7 +48,9 @@ def read_picture(path: Path, name: str, format: str, *, as_labels: bool = False)
             array = _deep_png(path)
         else:
             with _opened(path) as picture:
-                _require_memory(picture)
+                depth = 4 if picture.mode in ("I", "F") else 2 if picture.mode.startswith("I") else 1
+                size = f"{picture.width} x {picture.height}"
+                _require_memory(2 * picture.width * picture.height * len(picture.getbands()) * depth, size)
                 picture.load()
                 if picture.getexif().get(EXIF_ORIENTATION, 1) not in (0, 1):
                     notes.append("its EXIF data ask for a rotation; the pixels are taken as stored")
@@ -68,16 +72,18 @@ def peek_picture(path: Path, format: str) -> Peek:
         return Peek(Grid((1, picture.height, picture.width), None, 2), channels)
 
 
-def read_tiff(path: Path, name: str, *, as_labels: bool = False) -> Image:
-    """The first image of a TIFF as (C, Z, Y, X), its pages along Z. Raises UnreadableFile, ChannelError."""
+def read_tiff(path: Path, name: str, format: str = "tiff", *, as_labels: bool = False) -> Image:
+    """The largest image of a TIFF or Aperio slide as (C, Z, Y, X), its pages along Z. Raises UnreadableFile, ChannelError."""
     import tifffile
 
     notes: list[str] = []
     with decoding(path, "TIFF"), tifffile.TiffFile(path) as tiff:
-        _whole(tiff, path, notes)
-        series, page = tiff.series[0], cast(Any, tiff.series[0].keyframe)
+        number, series = _largest(tiff)
+        page = cast(Any, series.keyframe)
+        _whole(tiff, series, path, notes)
         if len(tiff.series) > 1:
-            notes.append(f"the file holds {len(tiff.series)} images of different sizes or kinds; the first is read")
+            which = "first" if number == 0 else "largest"
+            notes.append(f"the file holds {len(tiff.series)} images of different sizes or kinds; the {which} is read")
         if EXIF_ORIENTATION in page.tags and int(page.tags[EXIF_ORIENTATION].value) > 1:
             notes.append("its orientation tag asks for a rotation or a mirroring; the pixels are taken as stored")
         order = _house_axes(series.axes, series.shape, path)
@@ -85,14 +91,15 @@ def read_tiff(path: Path, name: str, *, as_labels: bool = False) -> Image:
         if along == "T":
             notes.append(f"its {order[1]} time points are taken as slices: nothing is known of mm between them")
         if series.nbytes > MAP_ABOVE and page.is_memmappable:
-            array: np.ndarray = tifffile.memmap(path, mode="r", series=0)
+            array: np.ndarray = tifffile.memmap(path, mode="r", series=number)
         else:
+            _require_memory(series.nbytes, " x ".join(map(str, series.shape)))
             array = series.asarray()
         array = _arranged(array.reshape(series.shape), series.axes, order)
         array = _colours(array, page, notes, as_labels)
-        spacing = _spacing_mm(tiff) if along in IN_MM else None
+        spacing = _spacing_mm(tiff, number) if along in IN_MM else None
     grid = _grid(array.shape[1:], spacing)
-    return Image(native(array), grid, rgb_names(len(array)), source=Source(path, "tiff", name), notes=tuple(notes))
+    return Image(native(array), grid, rgb_names(len(array)), source=Source(path, format, name), notes=tuple(notes))
 
 
 def peek_tiff(path: Path) -> Peek:
@@ -100,10 +107,11 @@ def peek_tiff(path: Path) -> Peek:
     import tifffile
 
     with decoding(path, "TIFF"), tifffile.TiffFile(path) as tiff:
-        series, page = tiff.series[0], cast(Any, tiff.series[0].keyframe)
+        number, series = _largest(tiff)
+        page = cast(Any, series.keyframe)
         sizes = _house_axes(series.axes, series.shape, path)
         channels = 3 if page.photometric == 3 else sizes[0] - int(_has_alpha(page, sizes[0]))
-        return Peek(_grid(sizes[1:], _spacing_mm(tiff) if _along_z(series) in IN_MM else None), channels)
+        return Peek(_grid(sizes[1:], _spacing_mm(tiff, number) if _along_z(series) in IN_MM else None), channels)
 
 
 def fit_png(grid: Grid, source: Source | None, path: Path) -> None:
@@ -164,13 +172,11 @@ def _opened(path: Path) -> Pillow.Image:
             Pillow.MAX_IMAGE_PIXELS = limit
 
 
-def _require_memory(picture: Pillow.Image) -> None:
-    """UnreadableFile for a picture that this machine could not hold, decoded and as an array."""
-    depth = 4 if picture.mode in ("I", "F") else 2 if picture.mode.startswith("I") else 1
-    need, have = 2 * picture.width * picture.height * len(picture.getbands()) * depth, _memory_bytes()
+def _require_memory(need: int, size: str) -> None:
+    """UnreadableFile for a picture whose `need` bytes this machine could not hold."""
+    have = _memory_bytes()
     if have is not None and need > have:
-        size = f"its {picture.width} x {picture.height} pixels"
-        told = f"{size} need {need / 1e9:.1f} GB of memory, this machine has {have / 1e9:.1f}"
+        told = f"its {size} pixels need {need / 1e9:.1f} GB of memory, this machine has {have / 1e9:.1f}"
         raise UnreadableFile(told, fix="cut it into tiles, or use a larger machine")
 
 
@@ -223,13 +229,18 @@ def _deep_png(path: Path) -> np.ndarray:
     return np.asarray(imagecodecs.png_decode(path.read_bytes()))
 
 
-def _whole(tiff: Any, path: Path, notes: list[str]) -> None:
+def _largest(tiff: Any) -> tuple[int, Any]:
+    """Number and series of the image with the most pixels, of equal ones the first: a thumbnail may stand before its picture."""
+    return max(enumerate(tiff.series), key=lambda each: each[1].size)
+
+
+def _whole(tiff: Any, series: Any, path: Path, notes: list[str]) -> None:
     """Raise UnreadableFile where a page's data end behind the end of the file, or where pages of an OME-TIFF lie in other files
     that are gone: tifffile would fill them with zeros.
     """
-    sparse = any(page.is_tiled and 0 in page.databytecounts for page in tiff.pages)  # which is legal
-    if tiff.series[0].kind == "ome":
-        pages = tiff.series[0].pages
+    sparse = any(page.keyframe.is_tiled and 0 in page.databytecounts for page in tiff.pages)  # which is legal
+    if series.kind == "ome":
+        pages = series.pages
         gone, files = sum(page is None for page in pages), {page.parent.filename for page in pages if page is not None}
         if gone:
             fix = "put all files of the image into one folder, under the names they were written with"
@@ -240,7 +251,7 @@ def _whole(tiff: Any, path: Path, notes: list[str]) -> None:
     if sparse:
         return
     size = tiff.filehandle.size
-    for page in tiff.series[0].pages:
+    for page in series.pages:
         if page is None:
             continue
         ends = (start + count for start, count in zip(page.dataoffsets, page.databytecounts, strict=False))
@@ -316,10 +327,15 @@ def _grid(shape: Sequence[int], spacing: tuple[float | None, float, float] | Non
     return Grid((z, y, x), affine, 2 if z == 1 else 3)
 
 
-def _spacing_mm(tiff: Any) -> tuple[float | None, float, float] | None:
-    """(z or None, y, x) in mm from OME or ImageJ metadata; None where neither tells."""
+def _spacing_mm(tiff: Any, number: int) -> tuple[float | None, float, float] | None:
+    """(z or None, y, x) in mm of an image from OME, or of the first one from Aperio or ImageJ metadata; None where none tells."""
     if tiff.is_ome and tiff.ome_metadata:
-        return _ome_spacing(tiff.ome_metadata)
+        return _ome_spacing(tiff.ome_metadata, number)
+    if number:
+        return None
+    if tiff.is_svs:
+        microns = MICRONS.search(str(tiff.pages[0].description))
+        return (None, float(microns[1]) / 1000, float(microns[1]) / 1000) if microns and float(microns[1]) else None
     metadata = tiff.imagej_metadata or {}
     scale = MM_PER_UNIT.get(str(metadata.get("unit", "")))
     tags = tiff.pages[0].tags
@@ -332,11 +348,11 @@ def _spacing_mm(tiff: Any) -> tuple[float | None, float, float] | None:
     return (abs(float(z)) * scale if z else None), y_units / y_count * scale, x_units / x_count * scale
 
 
-def _ome_spacing(xml: str) -> tuple[float | None, float, float] | None:
-    """PhysicalSizeX, Y, Z of the first Pixels element; the OME default unit is the micron."""
+def _ome_spacing(xml: str, number: int) -> tuple[float | None, float, float] | None:
+    """PhysicalSizeX, Y, Z of that Pixels element, one an image; the OME default unit is the micron."""
     try:
-        pixels = next(e for e in ElementTree.fromstring(xml).iter() if e.tag.endswith("}Pixels") or e.tag == "Pixels")
-    except (ElementTree.ParseError, StopIteration):
+        pixels = [e for e in ElementTree.fromstring(xml).iter() if e.tag.endswith("}Pixels") or e.tag == "Pixels"][number]
+    except (ElementTree.ParseError, IndexError):
         return None
 
     def size(axis: str) -> float | None:

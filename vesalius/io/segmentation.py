@@ -25,7 +25,8 @@ from ..core.errors import GeometryError, LabelError, OutputError, UnreadableFile
 from ..core.image import Grid, Image, Mask, Source
 from ..core.labels import Code, Label, Labels
 from .decoding import decoding
-from .dicom import Frame, Stack, laid, open_dicom
+from .dicom import open_dicom
+from .stacks import Frame, Stack, laid
 
 TISSUE = Code("85756007", "Tissue")
 VALUE = re.compile(r"label value (\d+)$")

@@ -18,10 +18,11 @@ from __future__ import annotations
 
 import re
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from math import isqrt
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -68,16 +69,28 @@ def load_backbone(model: nn.Module, file: str | Path) -> KeyReport:
     return _fill(model, read_weights(file), Path(file))
 
 
-def begin_with(model: nn.Module, file: str | Path) -> str:
+def begin_with(model: nn.Module, file: str | Path, head: Collection[str] = ()) -> str:
     """Fill `model` from a file in our names, all of it, or its encoder from a backbone; returns what was done, in words.
 
+    Tensors of the `head` stay as they are where the file has them in another shape: it was of other classes.
     Raises WeightsError where the file does not fit, or is not to be read; UnknownName as `load_backbone`.
     """
     state = read_weights(file)
     if family_of(state) is None:
-        load_into(model, state, file=file)
-        return f"the weights in {file}"
+        anew = {name for name, *_ in match_keys(model, state).misshapen if name in head}
+        load_into(model, {**state, **{name: ours for name, ours in model.state_dict().items() if name in anew}}, file=file)
+        told = f", and a new head ({', '.join(sorted(anew))}): its classes are others" if anew else ""
+        return f"the weights in {file}{told}"
     return f"the encoder in {file}; {_fill(model, state, Path(file))}"
+
+
+def head_of(model: str, config: Mapping[str, Any]) -> frozenset[str]:
+    """The tensors of a network whose shape follows from how many classes it tells apart; none where it counts none."""
+    if "classes" not in config:
+        return frozenset()
+    with torch.device("meta"):
+        ours, other = (catalog.build(model, {**config, "classes": config["classes"] + more}).state_dict() for more in (0, 1))
+    return frozenset(name for name, tensor in ours.items() if name not in other or other[name].shape != tensor.shape)
 
 
 def read_weights(file: str | Path) -> State:

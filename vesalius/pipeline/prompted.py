@@ -249,7 +249,9 @@ def _everything(session: Session, options: PromptOptions, places: Places, tell: 
     found = tuple(
         FoundObject(i, f"object {i}", record["area"], record["predicted_iou"]) for i, record in enumerate(records, start=1)
     )
-    return canvas, None, found, [], {"records": places.records}
+    asked = f"pred_iou_thresh={chosen.pred_iou_thresh:g} and stability_score_thresh={chosen.stability_score_thresh:g}"
+    notes = [] if records else [f"nothing was found: no mask reached {asked}; lower ones find less certain objects"]
+    return canvas, None, found, notes, {"records": places.records}
 
 
 def _write_records(

@@ -17,7 +17,7 @@ from ..core.errors import DatasetError, InputError, OutputError, unknown_name
 from ..io.datasets import open_dataset
 from ..models.catalog import build, entry
 from ..models.compiled import require_no_openvino
-from ..models.pretrained import begin_with, read_weights
+from ..models.pretrained import begin_with, head_of, read_weights
 from ..pipeline.predictor import choose_device
 from ..pipeline.runs import RUN_WEIGHTS
 from ..tasks.catalog import TASKS
@@ -109,11 +109,11 @@ def begin(dataset: Path, run: Path, options: TrainOptions, say: Say, seen: Seen 
         raise OutputError("a file stands where the run should go", file=run, fix="choose another folder")
     plan, data = read_or_derive(dataset, options, say, seen)
     if plan.recipe.start is not None:  # weights that do not fit are told before a plan stands in the way of the next try
-        begin_with(build(plan.task.model.name, plan.task.model.config), plan.recipe.start)
+        name, config = plan.task.model.name, plan.task.model.config
+        begin_with(build(name, config), plan.recipe.start, head_of(name, config))
     fraction = plan.recipe.validation_fraction
-    split = split_cases(
-        data.cases, fraction=fraction, seed=plan.recipe.seed, folds=options.folds, fold=options.fold or 0, say=say
-    )
+    seed, fold = plan.recipe.seed, options.fold or 0
+    split = split_cases(data.cases, fraction=fraction, seed=seed, folds=options.folds, fold=fold, say=say, own=data.folds)
     if options.folds is not None:
         require_one_cut(data, plan.recipe, options.folds, run)
     plan = with_data(plan, cases=identity(cases_of(split, data)))
@@ -166,7 +166,9 @@ def require_one_cut(data: Any, recipe: Recipe, folds: int, run: Path) -> None:
     """Raises InputError where another fold beside `run` was cut from other cases, by another seed or other patients."""
     for fold in range(folds):
         file = run.parent / f"fold_{fold}" / "split.json"
-        ours = split_cases(data.cases, fraction=0.5, seed=recipe.seed, folds=folds, fold=fold, say=lambda _: None)
+        ours = split_cases(
+            data.cases, fraction=0.5, seed=recipe.seed, folds=folds, fold=fold, say=lambda _: None, own=data.folds
+        )
         if file.parent != run and file.is_file() and ours != read_split(file):
             told = f"{file.parent.name} here is of another cut than {run.name}: of other cases, another seed or other patients"
             raise InputError(told, file=run.parent, fix="repeat what that fold was given, or name another folder")

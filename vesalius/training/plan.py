@@ -156,7 +156,9 @@ def derive(
         config = network(model, patch, found, decide.channels(len(labels)), recipe, slices)
         if recipe.start is not None and (own := network_in(recipe.start, model)):
             config = continued(model, config, own, recipe)
-            say(f"the network is that of {recipe.start}")
+            said = own.get("classes", config["classes"])
+            anew = f"; its head begins anew, for {config['classes']} outputs in place of {said}, background included"
+            say(f"the network is that of {recipe.start}{anew if said != config['classes'] else ''}")
     patch = fit_patch(patch, model, config, dims)
     batch = recipe.batch or max(2, min(8, BATCH_VOXELS[dims] // math.prod(patch)))
     loss = recipe.loss or {"objects": "objects", "regions": "dice_bce"}.get(decide.kind, listed.loss)
@@ -300,14 +302,15 @@ def network_in(file: str, model: str) -> dict[str, Any]:
 def continued(model: str, config: dict[str, Any], own: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
     """The configuration `own` of the weights that a run begins with, for data that `config` was derived from.
 
-    The recipe has the last word here too. Raises WeightsError where the network has other ends or dimensions than the data, or
-    the recipe asks for other sizes than the weights have.
+    Its head is for the classes of these data. The recipe has the last word here too. Raises WeightsError where the network has
+    other channels or dimensions than the data, or the recipe asks for other sizes than the weights have.
     """
     grey = config.get("in_channels") == 1 and own.get("in_channels") == 3 and getattr(entry(model).builder, "repeats_grey", False)
-    for key, what in (("dims", "dimensions"), ("in_channels", "channels"), ("classes", "outputs, background included")):
+    for key, what in (("dims", "dimensions"), ("in_channels", "channels")):
         if key in config and own.get(key, config[key]) != config[key] and not (grey and key == "in_channels"):
             told = f"these weights are for {own[key]} {what}, this run needs {config[key]}"
             raise WeightsError(told, file=recipe.start, fix="begin with others, or leave out --weights")
+    own = {**own, "classes": config["classes"]}
     own = plain(make_config(entry(model).config, own))  # what it does not say is as it is where nothing is said
     wanted = plain(make_config(entry(model).config, laid_over(own, recipe.model)))
     if len({tuple((name, t.shape) for name, t in outline(model, each).state_dict().items()) for each in (own, wanted)}) > 1:  # type: ignore[attr-defined]
@@ -369,15 +372,29 @@ def write_plan(plan: Record, path: Path) -> None:
 
 
 def table(values: dict[str, Any], prefix: str) -> Table:
-    """A TOML table; keys named in COMMENTS say what they are."""
+    """A TOML table; it, and its keys, say what they are where COMMENTS names them. Tables within come last, as TOML asks."""
     result = tomlkit.table()
-    plain_first = sorted(values.items(), key=lambda item: isinstance(item[1], dict))
-    for key, value in plain_first:
+    if prefix in COMMENTS:
+        result.add(tomlkit.comment(COMMENTS[prefix]))
+    for key, value in sorted(values.items(), key=lambda item: holds_tables(item[1])):
         name = f"{prefix}.{key}"
-        if name in COMMENTS:
-            result.add(tomlkit.comment(COMMENTS[name]))
-        result.add(key, table(value, name) if isinstance(value, dict) and name != "recipe.model" else value)
+        if not holds_tables(value) or name == "recipe.model":
+            if name in COMMENTS:
+                result.add(tomlkit.comment(COMMENTS[name]))
+            result.add(key, value)
+        elif isinstance(value, dict):
+            result.add(key, table(value, name))
+        else:
+            several = tomlkit.aot()
+            for k, each in enumerate(value):
+                several.append(table(each, name if k == 0 else ""))
+            result.add(key, several)
     return result
+
+
+def holds_tables(value: Any) -> bool:
+    """Whether TOML writes it as a table, or as several of one name."""
+    return isinstance(value, dict) or (isinstance(value, list) and bool(value) and isinstance(value[0], dict))
 
 
 def read_plan(path: str | Path) -> Plan:

@@ -24,12 +24,30 @@ class Split:
 
 
 def split_cases(
-    cases: Sequence[Any], *, fraction: float, seed: int, folds: int | None, fold: int, say: Callable[[str], None]
+    cases: Sequence[Any],
+    *,
+    fraction: float,
+    seed: int,
+    folds: int | None,
+    fold: int,
+    say: Callable[[str], None],
+    own: Sequence[Any] = (),
 ) -> Split:
     """A fixed split where the dataset brings one, else patients drawn with `seed`; fold `fold` of `folds`, or a `fraction`.
 
-    Raises DatasetError where there are too few patients.
+    `own` are folds that the dataset brings, (train, validation) each: without `folds`, the first is its split.
+    Raises DatasetError where there are too few patients, and for another number of folds than its own.
     """
+    if own and folds not in (None, len(own)):
+        raise DatasetError(f"the dataset brings {len(own)} folds of its own (splits_final.json), not {folds}",
+                           fix=f"ask for --folds {len(own)}, or move that file away")  # fmt: skip
+    if own and 0 <= fold < len(own):
+        train, validation = own[fold]
+        left = len(cases) - len(train) - len(validation)
+        rest = f"; {count(left, 'case')} on neither side" if left else ""
+        sides = f"{count(len(train), 'case')} to train, {len(validation)} to validate"
+        say(f"fold {fold} of the dataset's own {len(own)}: {sides}{rest}")
+        return Split(tuple(train), tuple(validation))
     fixed = [case for case in cases if case.split == "validation"]
     if folds is not None and folds < 2:
         raise DatasetError(f"{folds} folds leave nobody to train on", fix="ask for 2 or more")

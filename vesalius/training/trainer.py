@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from ..core.errors import InputError, VesaliusError
 from ..models.catalog import build, entry
 from ..models.contract import Outputs
-from ..models.pretrained import begin_with
+from ..models.pretrained import begin_with, head_of
 from ..pipeline.tiled import use_bf16
 from .losses import find_loss
 from .muon import Muon
@@ -156,7 +156,7 @@ class Trainer:
 
     def begin(self, file: str | Path) -> str:
         """Start from a file's weights instead of from random ones, as `begin_with` has it. Raises WeightsError."""
-        told = begin_with(self.bare, file)
+        told = begin_with(self.bare, file, head_of(self.plan.model.name, self.plan.model.config))
         self.average.load_state_dict(self.bare.state_dict())
         return f"beginning with {told}"
 

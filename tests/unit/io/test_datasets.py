@@ -472,3 +472,20 @@ def test_the_real_datasets_open(shared_data, name):
     image, found = dataset.load(dataset.cases[-1])
     assert len(image.array) == channels and found.array.any()
     assert dataset.binary255 == (name in ("isbi2012", "kvasir_seg"))
+
+
+def test_the_folds_of_nnunet_are_those_of_the_dataset(tmp_path):
+    root = nnunet(tmp_path / "set", names=("a", "b", "c"))
+    assert open_dataset(root).folds == ()
+    file = root / "splits_final.json"
+    file.write_text(json.dumps([{"train": ["a", "b"], "val": ["c"]}, {"train": ["c"], "val": ["a", "b"]}]))
+    assert open_dataset(root).folds == ((("a", "b"), ("c",)), (("c",), ("a", "b")))
+    for broken, told in (
+        ([{"train": ["a", "x"], "val": ["c"]}], "fold 0 names x, which is no case here"),
+        ([{"train": ["a", "b"], "val": ["b"]}], "fold 0 has b on both sides"),
+        ([{"train": ["a"], "val": []}], "fold 0 leaves one side empty"),
+        ({"train": ["a"]}, "no list of folds"),
+    ):
+        file.write_text(json.dumps(broken))
+        with pytest.raises(DatasetError, match=told):
+            open_dataset(root)

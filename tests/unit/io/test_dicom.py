@@ -451,3 +451,26 @@ def test_a_text_is_no_dicom_without_preamble(tmp_path, bytes_):
     (tmp_path / "notes").write_bytes(bytes_)
     with pytest.raises(UnreadableFile, match="no image format"):
         read(tmp_path / "notes")
+
+
+@pytest.mark.parametrize(("bits", "scale"), [(16, 1), (8, 1), (16, 256), (16, 257)])
+def test_a_palette_of_8_bits_is_as_bright_in_words_of_16(tmp_path, bits, scale):
+    indices = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    one = Series("US").slice(indices, PhotometricInterpretation="PALETTE COLOR")
+    for colour, values in (("Red", np.arange(256)), ("Green", np.arange(256)[::-1]), ("Blue", np.full(256, 7))):
+        setattr(one, f"{colour}PaletteColorLookupTableDescriptor", [256, 0, bits])
+        setattr(one, f"{colour}PaletteColorLookupTableData", (values * scale).astype("<u2").tobytes())
+    red, green, blue = read(save(one, tmp_path / "us.dcm")).array[:, 0]
+    np.testing.assert_array_equal(red, indices)
+    assert (green == 255 - indices).all() and (blue == 7).all() and red.dtype == np.uint8
+
+
+def test_contrast_phases_at_half_the_distance_are_refused_and_steps_of_one_scan_are_read(tmp_path, ct):
+    pixels = np.arange(42, dtype=np.uint16).reshape(6, 7)
+    for name, numbers in (("phases", [1, 2] * 4), ("steps", [1, 1, 2, 2, 3, 3, 4, 4]), ("own", range(1, 9))):
+        (tmp_path / name).mkdir()
+        for i, number in enumerate(numbers):
+            save(ct.slice(pixels, 2.5 * i, AcquisitionNumber=number), tmp_path / name / f"{i}.dcm")
+    with pytest.raises(GeometryError, match=r"2 acquisitions take turns.*AcquisitionNumber"):
+        read(tmp_path / "phases")
+    assert read(tmp_path / "steps").grid.shape == read(tmp_path / "own").grid.shape == (8, 6, 7)

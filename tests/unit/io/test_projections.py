@@ -101,3 +101,19 @@ def test_a_folder_of_xrays_read_as_one_image_says_what_to_do(tmp_path):
         xray(tmp_path / f"{i}.dcm")
     with pytest.raises(InputError, match=r"15 series are here.*and 3 more.*X-rays .* case each where their own folder is given"):
         read(tmp_path)
+
+
+@pytest.mark.parametrize("modality", ["CR", "DX", "MG"])
+@pytest.mark.parametrize("field", ["PixelSpacing", "ImagerPixelSpacing"])
+def test_an_xray_without_a_position_knows_its_millimetres_and_lies_as_itk_has_it(tmp_path, modality, field):
+    itk = pytest.importorskip("SimpleITK")
+    one = Series("CR").slice(PIXELS, Modality=modality)
+    del one.ImagePositionPatient, one.ImageOrientationPatient, one.PixelSpacing, one.SliceThickness
+    setattr(one, field, [0.2, 0.1])
+    image = read(save(one, tmp_path / "a.dcm"))
+    assert image.grid.dims == 2 and image.grid.spacing[1:] == pytest.approx((0.2, 0.1))
+    assert image.grid.voxel_mm3 == pytest.approx(0.02) and peek(tmp_path / "a.dcm").grid.same_as(image.grid)
+    theirs = itk.ReadImage(str(tmp_path / "a.dcm"))
+    assert theirs.GetDirection() == (1, 0, 0, 0, 1, 0, 0, 0, 1) and theirs.GetOrigin() == (0, 0, 0)
+    np.testing.assert_allclose(image.grid.affine[:, 1:], [[0, -0.1, 0], [-0.2, 0, 0], [0, 0, 0], [0, 0, 1]])  # L, P, as in LPS
+    assert any("at the detector" in note for note in image.notes) == (field == "ImagerPixelSpacing")

@@ -10,7 +10,7 @@ from PIL import Image as Pillow
 
 from vesalius.core.errors import ChannelError, LabelError, OutputError, UnreadableFile
 from vesalius.core.image import Grid, Mask
-from vesalius.io.files import peek, read, read_mask, write
+from vesalius.io.files import default_suffix, peek, read, read_mask, write
 
 RNG = np.random.default_rng(0)
 GREY8 = RNG.integers(0, 256, (6, 7), dtype=np.uint8)
@@ -434,3 +434,43 @@ def test_a_picture_that_memory_cannot_hold_is_told_by_its_size_not_as_damaged(tm
     monkeypatch.setattr("vesalius.io.raster._memory_bytes", lambda: 1_000_000)
     with pytest.raises(UnreadableFile, match=r"slide\.png: its 1000 x 1000 pixels need 0\.0 GB.*tiles"):
         read(huge(tmp_path / "slide.png", 1_000))
+
+
+@pytest.mark.parametrize("marked", [0, 1])
+def test_a_thumbnail_before_its_picture_is_passed_over(tmp_path, marked):
+    picture = np.random.default_rng(0).integers(0, 255, (64, 80, 3), np.uint8)
+    with tifffile.TiffWriter(tmp_path / "slide.tif") as tiff:
+        tiff.write(picture[::4, ::4], photometric="rgb", subfiletype=marked)
+        tiff.write(picture, photometric="rgb", tile=(32, 32))
+    image = read(tmp_path / "slide.tif")
+    np.testing.assert_array_equal(image.array[:, 0], picture.transpose(2, 0, 1))
+    assert image.notes == ("the file holds 2 images of different sizes or kinds; the largest is read",)
+    assert peek(tmp_path / "slide.tif").grid.shape == (1, 64, 80)
+
+
+def test_of_several_ome_images_the_largest_keeps_its_own_pixel_size(tmp_path):
+    with tifffile.TiffWriter(tmp_path / "two.ome.tif") as tiff:
+        for side, microns in ((20, 4.0), (40, 2.0)):
+            sizes = {"PhysicalSizeX": microns, "PhysicalSizeY": microns}
+            tiff.write(np.zeros((side, side), np.uint8), metadata={"axes": "YX", **sizes})
+    image = read(tmp_path / "two.ome.tif")
+    assert image.grid.shape == (1, 40, 40) and image.grid.spacing[1:] == pytest.approx((0.002, 0.002))
+
+
+def test_an_aperio_slide_is_read_with_its_microns_and_its_mask_is_a_tiff(tmp_path):
+    told = "Aperio Image Library v11.2.1\r\n64x48 [0,0 64x48] (32x32)|AppMag = 20|MPP = 0.4990|Date = 12/29/09"
+    pixels = np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8)
+    tifffile.imwrite(tmp_path / "a.svs", pixels, photometric="rgb", tile=(32, 32), description=told, metadata=None)
+    image = read(tmp_path / "a.svs")
+    assert image.grid.spacing == pytest.approx((0.000499,) * 3) and default_suffix(image) == ".tiff"
+    assert peek(tmp_path / "a.svs").grid.same_as(image.grid)
+    with pytest.raises(OutputError, match="format"):
+        write(Mask(np.zeros((1, 48, 64), np.uint8), image.grid), tmp_path / "mask.svs")
+    assert read_mask(write(Mask(np.ones((1, 48, 64), np.uint8), image.grid), tmp_path / "mask.tiff"), like=image).array.all()
+
+
+def test_a_tiff_that_memory_cannot_hold_is_told_by_its_size(tmp_path, monkeypatch):
+    tifffile.imwrite(tmp_path / "big.tif", np.zeros((400, 300), np.uint8), compression="zlib", tile=(64, 64))
+    monkeypatch.setattr("vesalius.io.raster._memory_bytes", lambda: 100_000)
+    with pytest.raises(UnreadableFile, match=r"its 400 x 300 pixels need 0.0 GB of memory"):
+        read(tmp_path / "big.tif")

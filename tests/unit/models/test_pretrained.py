@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from vesalius.core.errors import UnknownName, WeightsError
 from vesalius.models.blocks import in_colours
-from vesalius.models.catalog import CATALOG, derived, make_config, plain
+from vesalius.models.catalog import CATALOG, build, derived, make_config, plain
 from vesalius.models.checkpoints import import_file
 from vesalius.models.needs import Needs
-from vesalius.models.pretrained import begin_with, load_backbone, on_grid
+from vesalius.models.pretrained import begin_with, head_of, load_backbone, on_grid
 from vesalius.models.swin_unet import SwinUnet
 from vesalius.models.transunet import TransUNet, TransUNetConfig
 from vesalius.models.unet import UNet
@@ -385,3 +385,18 @@ def test_a_backbone_of_misshapen_tensors_is_refused_in_a_line(tmp_path) -> None:
     flat = {name: torch.zeros(()) for name in timm_vit(TransUNet(PLAIN))}
     with pytest.raises(WeightsError, match=r"flat.safetensors: this is no whole ViT"):
         load_backbone(TransUNet(PLAIN), write(flat, tmp_path / "flat.safetensors"))
+
+
+@pytest.mark.parametrize("name", [name for name, one in CATALOG.items() if one.kind == "segmenter"])
+def test_a_network_for_other_classes_gives_all_but_its_head(tmp_path, name):
+    config = plain(CATALOG[name].tiny[0])
+    source, model = build(name, {**config, "classes": config["classes"] + 3}), build(name, config)
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    file, head = save(tmp_path / "other.safetensors", source, {}), head_of(name, config)
+    with pytest.raises(WeightsError, match="of another shape"):
+        begin_with(model, file)
+    assert "its classes are others" in begin_with(model, file, head)
+    theirs = source.state_dict()
+    assert 0 < len(head) < len(before) and all(before[key].shape != theirs[key].shape for key in head)
+    for key, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[key] if key in head else theirs[key])

@@ -25,7 +25,7 @@ from vesalius.tasks.catalog import TASKS
 from vesalius.training.checkpoint import require_unedited, settled
 from vesalius.training.inspect import CaseFacts, Fingerprint, fingerprint, foreground
 from vesalius.training.loop import TrainOptions, difference, fitting_recipe, train
-from vesalius.training.plan import Data, choose_patch, derive, network, normalisation, read_plan, write_plan
+from vesalius.training.plan import COMMENTS, Data, choose_patch, derive, network, normalisation, read_plan, write_plan
 from vesalius.training.recipe import RECIPES, Recipe, Slicewise, read_recipe
 
 
@@ -106,8 +106,9 @@ def test_a_run_begins_with_the_very_network_of_its_weights(tmp_path, picture_set
     with pytest.raises(WeightsError, match=r"another network than that of these weights, in widths\. Name another recipe"):
         plan_of(data, Recipe(start=str(imported), model={"widths": [4, 6, 10]}))
     other = Imported("unet", UNet(replace(own, classes=5)), None, None, 0, ()).write(tmp_path / "five.safetensors", "five.pth")
-    with pytest.raises(WeightsError, match=r"five.safetensors: these weights are for 5 outputs, .* needs 2"):
-        plan_of(data, Recipe(start=str(other)))
+    told = []
+    assert plan_of(data, Recipe(start=str(other)), say=told.append).task.model.config == plain(own)
+    assert any("its head begins anew, for 2 outputs in place of 5" in line for line in told)
 
 
 def test_what_the_weights_do_not_say_of_their_network_is_not_taken_from_the_data(tmp_path, picture_set):
@@ -353,3 +354,14 @@ def test_a_patch_of_several_slices_does_not_fit_pictures(tmp_path, picture_set):
 def test_no_bias_stands_in_front_of_a_norm_that_removes_it(volume_set, norm, bias):
     config = plan_of(open_dataset(volume_set), Recipe(model={"norm": norm})).task.model.config
     assert config["conv_bias"] is bias
+
+
+def test_what_is_said_of_a_key_stands_right_above_it_or_on_top_of_its_table(tmp_path, volume_set):
+    plan = plan_of(open_dataset(volume_set))
+    write_plan(plan, tmp_path / "plan.toml")
+    assert read_plan(tmp_path / "plan.toml") == plan
+    lines = (tmp_path / "plan.toml").read_text().splitlines()
+    for name, told in COMMENTS.items():
+        if f"# {told}" in lines:
+            at = lines.index(f"# {told}")
+            assert lines[at + 1].startswith(f"{name.rpartition('.')[2]} =") or lines[at - 1].strip("[]") == name, name

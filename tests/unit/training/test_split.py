@@ -70,3 +70,15 @@ def test_a_split_comes_back_from_its_file(tmp_path):
     assert read_split(tmp_path / "split.json") == found
     with pytest.raises(DatasetError):
         read_split(tmp_path / "none.json")
+
+
+def test_folds_that_the_dataset_brings_are_kept():
+    own, told = ((("c00", "c01"), ("c02",)), (("c02",), ("c00", "c01"))), []
+    assert split(cases(4), own=own, say=told.append).validation == ("c02",)
+    assert told == ["fold 0 of the dataset's own 2: 2 cases to train, 1 to validate; 1 case on neither side"]
+    found = split(cases(4), own=own, folds=2, fold=1)
+    assert (found.train, found.validation) == (("c02",), ("c00", "c01"))
+    with pytest.raises(DatasetError, match=r"brings 2 folds of its own \(splits_final.json\), not 3"):
+        split(cases(20), own=own, folds=3)
+    with pytest.raises(DatasetError, match="there is no fold 2 among 2"):
+        split(cases(20), own=own, folds=2, fold=2)

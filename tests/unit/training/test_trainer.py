@@ -109,7 +109,8 @@ def test_a_trainer_may_begin_with_weights_it_is_given(tmp_path):
 
 
 def test_weights_of_another_network_are_refused_as_a_beginning(tmp_path):
-    state = {**trainer().bare.state_dict(), "heads.0.weight": torch.zeros(5, 4, 1, 1)}
+    state = trainer().bare.state_dict()
+    state[next(iter(state))] = torch.zeros(5, 4, 1, 1)
     torch.save(state, tmp_path / "other.pth")
     with pytest.raises(WeightsError, match="5, 4, 1, 1"):
         trainer().begin(tmp_path / "other.pth")
