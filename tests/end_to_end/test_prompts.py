@@ -412,6 +412,7 @@ def test_a_mask_prompt_that_marks_nothing_is_refused(run, flood, case, scan, tmp
         ("[{}]", "object 1: nothing is prompted"),
         ('[{"points": []}]', "nothing is prompted"),
         ('[{"box": [1, 2, 5, 6]}, {"boxx": [1, 2, 5, 6]}]', "object 2: there is no key 'boxx'"),
+        ('[{"box": [1, 2, 5, 6], "box": [7, 2, 9, 6]}]', "'box' is said twice"),
         ('[{"points": [[NaN, 2]]}]', "nan"),
         ('[{"points": [[1e999, 2]]}]', "inf"),
         ('[{"points": [["1", 2]]}]', "no list of numbers"),
