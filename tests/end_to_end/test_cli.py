@@ -97,6 +97,28 @@ def test_a_terminal_sees_one_line_and_no_traceback(tmp_path):
     assert done.stderr.startswith("error: ") and "Did you mean 'nuclei'" in done.stderr
 
 
+def test_a_program_ended_by_its_scheduler_leaves_nothing_half_written(tmp_path, picture_weights):
+    program = """
+import os, signal
+from vesalius.apps.cli import main
+from vesalius.core.atomic import atomic
+from vesalius.pipeline import segment as room
+
+def ended(mask, path, **_):
+    with atomic(path) as part:
+        part.write_bytes(b"half")
+        os.kill(os.getpid(), signal.SIGTERM)
+
+room.write = ended
+main()
+"""
+    image, out = picture(tmp_path / "case.png"), tmp_path / "out"
+    words = ["segment", str(image), "-o", str(out), "--model", "unet", "--weights", str(picture_weights)]
+    done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 130 and done.stderr.startswith("interrupted: nothing half-written is left")
+    assert not [path for path in out.rglob("*") if path.is_file()]
+
+
 # --- evaluate -----------------------------------------------------------------------------------------------------
 
 

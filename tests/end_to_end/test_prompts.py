@@ -1,5 +1,6 @@
 """`vesalius segment` with prompts: masks on exactly the pixels pointed at, and bad prompts refused in one line."""
 
+import errno
 import json
 import shutil
 from pathlib import Path
@@ -316,6 +317,26 @@ def test_what_was_written_before_a_later_object_failed_is_taken_away(run, flood,
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    "words, fails",
+    [
+        (["--box", "30,4,47,9", "--separate", "--overlays"], "places.overlay"),
+        (["--everything", "--overlays"], "places.overlay"),
+        (["--everything"], "rle.to_text"),
+    ],
+)
+def test_where_the_last_file_cannot_be_written_nothing_stands_in_the_way(words, fails, run, flood, case, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    (tmp_path / "out").mkdir()
+    with monkeypatch.context() as disk:
+        disk.setattr(f"vesalius.pipeline.{fails}", full)
+        assert run("segment", case, "-o", tmp_path / "out", *words).exit_code == 2
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    fine(run("segment", case, "-o", tmp_path / "out", *words))
+
+
 def test_no_file_that_is_there_is_replaced_unasked(run, flood, case, tmp_path):
     for words, name in (
         (("--everything",), "case.json"),
@@ -396,6 +417,7 @@ def test_a_mask_prompt_that_marks_nothing_is_refused(run, flood, case, scan, tmp
         ("[{}]", "object 1: nothing is prompted"),
         ('[{"points": []}]', "nothing is prompted"),
         ('[{"box": [1, 2, 5, 6]}, {"boxx": [1, 2, 5, 6]}]', "object 2: there is no key 'boxx'"),
+        ('[{"box": [1, 2, 5, 6], "box": [7, 2, 9, 6]}]', "'box' is said twice"),
         ('[{"points": [[NaN, 2]]}]', "nan"),
         ('[{"points": [[1e999, 2]]}]', "inf"),
         ('[{"points": [["1", 2]]}]', "no list of numbers"),

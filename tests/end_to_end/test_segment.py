@@ -5,6 +5,7 @@ import json
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from shutil import copytree
 
 import numpy as np
 import pytest
@@ -248,6 +249,32 @@ def test_a_run_that_broke_after_a_mask_was_written_goes_on(place, state, broken,
     assert summary.cases[0].state == state and not summary.failed
     assert {path.name for path in (tmp_path / "out" / "overlays").iterdir()} == {"case_0.png", "case_1.png"}
     assert summary.report.read_text().count("<figure>") == 2
+
+
+def test_a_run_killed_between_a_mask_and_its_note_goes_on(picture_weights, tmp_path, monkeypatch):
+    given = {"model": "unet", "weights": picture_weights, "device": "cpu"}
+    case, out = picture(tmp_path / "case.png"), tmp_path / "out"
+    once, twice = tmp_path / "killed once", tmp_path / "killed twice"  # what the folder holds when kill -9 strikes
+    write, segment_image = room.write, room.segment_image
+    monkeypatch.setattr(room, "write", lambda *a, **k: (write(*a, **k), copytree(out, once, dirs_exist_ok=True)))
+    segment(case, out, **given)
+    monkeypatch.setattr(room, "write", write)
+    monkeypatch.setattr(room, "segment_image", lambda *a, **k: (copytree(once, twice), segment_image(*a, **k))[1])
+    states = [segment(case, once, **given).cases[0].state]
+    monkeypatch.undo()
+    states += [segment(case, folder, **given).cases[0].state for folder in (once, twice)]
+    assert states == ["done", "skipped", "done"]
+    assert (twice / "case.png").read_bytes() == (out / "case.png").read_bytes()
+
+
+def test_masks_of_a_version_that_made_others_are_not_taken_for_done(picture_weights, tmp_path, monkeypatch):
+    given = {"model": "unet", "weights": picture_weights, "device": "cpu"}
+    case, out = picture(tmp_path / "case.png"), tmp_path / "out"
+    segment(case, out, **given)
+    monkeypatch.setattr(room, "RESULTS", room.RESULTS + 1)
+    with pytest.raises(OutputError, match="by another version"):
+        segment(case, out, **given)
+    assert segment(case, out, overwrite=True, **given).cases[0].state == "done"
 
 
 def test_a_replacement_that_breaks_is_not_taken_for_done(picture_weights, tmp_path, monkeypatch):

@@ -79,14 +79,16 @@ def test_a_killed_run_resumes_to_the_same_bits(tmp_path):
 
 @pytest.fixture
 def ctrl_c():
-    """Ctrl-C raises KeyboardInterrupt here, also where the tests run in the background and it is ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    """Ctrl-C and SIGTERM raise KeyboardInterrupt here, as the command line has it, whatever the tests run in."""
+    before = {each: signal.signal(each, signal.default_int_handler) for each in (signal.SIGINT, signal.SIGTERM)}
     yield
-    signal.signal(signal.SIGINT, before)
+    for each, handler in before.items():
+        signal.signal(each, handler)
 
 
 @pytest.mark.usefixtures("ctrl_c")
-def test_a_run_interrupted_in_the_middle_of_a_step_resumes_to_the_same_bits(tmp_path, monkeypatch):
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_interrupted_in_the_middle_of_a_step_resumes_to_the_same_bits(sent, tmp_path, monkeypatch):
     data, whole, broken = pictures(tmp_path / "data"), tmp_path / "whole", tmp_path / "broken"
     chosen = options(tmp_path, [1, 16, 16], steps_per_epoch="4")
     train(data, whole, chosen, say=lambda _: None)
@@ -95,7 +97,7 @@ def test_a_run_interrupted_in_the_middle_of_a_step_resumes_to_the_same_bits(tmp_
     def interrupted(trainer: Trainer) -> None:  # the weights have moved, their average and the step have not
         seen.append(trainer.step)
         if len(seen) in (2, 4):  # in the middle of the epoch; then in its last step
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(sent)
         follow(trainer)
 
     monkeypatch.setattr(Trainer, "follow", interrupted)

@@ -185,7 +185,7 @@ def read_sizes(path: Path) -> dict[str, Any]:
     from ..core.errors import UnreadableFile
 
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
         found = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except OSError as error:
         raise UnreadableFile("the sizes cannot be read", file=path, fix="check the path") from error

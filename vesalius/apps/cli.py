@@ -11,6 +11,7 @@ where, is `console.py`'s business.
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Annotated
 
@@ -293,7 +294,8 @@ def doctor(quiet: Quiet = False, json: Json = False, device: Where = Device.auto
 
 
 def main() -> None:
-    """The entry point of the `vesalius` command."""
+    """The entry point of the `vesalius` command. SIGTERM, by which schedulers end a program, is heard as Ctrl-C is."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     app()
 
 

@@ -22,6 +22,7 @@ from typing import Any
 
 import typer
 
+from ..core.atomic import FULL, full
 from ..core.errors import InputError
 from ..core.names import printable
 
@@ -109,6 +110,7 @@ def terminal(*, quiet: bool, json: bool, debug: bool) -> Iterator[Terminal]:
         raise
     except KeyboardInterrupt:
         screen.complain("interrupted: nothing half-written is left. The same command (train: with --resume) goes on.")
+        screen.result({"error": "interrupted", "exit_code": INTERRUPTED})
         raise typer.Exit(INTERRUPTED) from None
     except Exception as error:
         raise typer.Exit(report(error, screen)) from error
@@ -122,8 +124,8 @@ def report(error: Exception, screen: Terminal) -> int:
         traceback.print_exception(error)
     if isinstance(error, InputError):
         line, code = str(error).rstrip("."), USER_ERROR
-    elif isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        line, code = "the disk is full. Free some space or choose another folder", USER_ERROR
+    elif isinstance(error, OSError) and error.errno in FULL:
+        line, code = f"{full(error)}. Free some space or choose another folder", USER_ERROR
     elif isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
         line, code = f"{str(error.filename)[:60]}...: this name is too long for the disk. Choose a shorter one", USER_ERROR
     else:

@@ -12,6 +12,8 @@ from pathlib import Path
 
 from .errors import OutputError
 
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # the disk, one's quota of it, the largest file that it or the system allows
+
 
 @contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
@@ -69,8 +71,8 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
 
 def output_error(error: OSError, path: Path) -> Exception:
     """The OutputError that tells what the operating system said; errors of another kind come back as they are."""
-    if error.errno == errno.ENOSPC:
-        return OutputError("the disk is full; nothing was written", file=path, fix="free some space or choose another folder")
+    if error.errno in FULL:
+        return OutputError(f"{full(error)}; nothing was written", file=path, fix="free some space or choose another folder")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return OutputError("this place may not be written", file=path, fix="choose another output folder")
     if error.errno in (errno.ENOENT, errno.ENAMETOOLONG, errno.EINVAL):
@@ -79,6 +81,12 @@ def output_error(error: OSError, path: Path) -> Exception:
         problem = "a file stands where a folder is needed, or the other way round"
         return OutputError(problem, file=path, fix="choose another output")
     return error
+
+
+def full(error: OSError) -> str:
+    """What is full, of an error in `FULL`."""
+    told = {errno.EDQUOT: "the quota of this disk is used up", errno.EFBIG: "the file is larger than is allowed here"}
+    return told.get(error.errno or 0, "the disk is full")
 
 
 def _hidden(path: Path) -> str:

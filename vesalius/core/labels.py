@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from .errors import LabelError, unknown_name
 
+VALUE_MOST = 65535  # of a label, as a mask in uint16 holds it
 OTHER_SIDE = {"left": "right", "right": "left"} | {"l": "r", "r": "l", "lt": "rt", "rt": "lt", "lh": "rh", "rh": "lh"}
 SIDE = re.compile(r"left|right|(?<![a-z])(?:[lr][th]?)(?![a-z])")
 
@@ -59,8 +60,8 @@ class Labels:
         values, names = [label.value for label in items], [label.name for label in items]
         if len(set(values)) != len(values) or len(set(names)) != len(names):
             raise LabelError("two labels share a value or a name", fix="give each its own")
-        if any(value < 1 or value > 65535 for value in values) or values != sorted(values):
-            raise LabelError(f"label values must rise between 1 and 65535, not {values}")
+        if any(value < 1 or value > VALUE_MOST for value in values) or values != sorted(values):
+            raise LabelError(f"label values must rise between 1 and {VALUE_MOST}, not {values}")
 
     def __iter__(self) -> Iterator[Label]:
         return iter(self.items)

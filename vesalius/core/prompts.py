@@ -196,7 +196,7 @@ def read_prompts(path: str | Path) -> tuple[ObjectPrompt, ...]:
     except (OSError, UnicodeDecodeError) as error:
         raise UnreadableFile("the prompts cannot be read", file=path, fix="give a JSON file") from error
     try:
-        listed = json.loads(text)
+        listed = json.loads(text, object_pairs_hook=lambda pairs: _once(pairs, path))
     except (ValueError, RecursionError) as error:
         where = f" at line {error.lineno}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
         raise UnreadableFile(f"this is no JSON: it breaks off{where}", file=path, fix="write a list of objects") from None
@@ -205,6 +205,16 @@ def read_prompts(path: str | Path) -> tuple[ObjectPrompt, ...]:
             "the prompts are no list of objects, or an empty one", file=path, fix='write [{"box": [x0, y0, x1, y1]}, ...]'
         )
     return tuple(_object(entry, number, path) for number, entry in enumerate(listed, start=1))
+
+
+def _once(pairs: list[tuple[str, Any]], path: Path) -> dict[str, Any]:
+    """A JSON object; of two boxes in one, the first would be lost in silence."""
+    said: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in said:
+            raise InputError(f"'{key}' is said twice of one object", file=path, fix="write an object of its own for each")
+        said[key] = value
+    return said
 
 
 def _object(entry: Any, number: int, path: Path) -> ObjectPrompt:

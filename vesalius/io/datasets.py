@@ -274,7 +274,10 @@ def read_patients(file: str | Path) -> dict[str, str]:
     except (OSError, UnicodeDecodeError) as error:
         raise DatasetError("the table of patients cannot be read", file=file, fix="give a CSV file in UTF-8") from error
     head = text.partition("\n")[0]
-    rows = csv.reader(text.splitlines(), delimiter=max(",;\t", key=head.count))
+    try:
+        rows = iter(list(csv.reader(text.splitlines(), delimiter=max(",;\t", key=head.count))))
+    except csv.Error as error:  # a field without end
+        raise DatasetError("the table of patients cannot be read", file=file, fix="close every quotation mark in it") from error
     columns = [name.strip().lower() for name in next(rows, [])]
     if not {"case", "patient"} <= set(columns):
         raise DatasetError("the table needs the columns 'case' and 'patient'", file=file, fix="name them in its first line")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -322,6 +323,8 @@ def make_config(kind: type, values: dict[str, Any]) -> Any:
     for key in values:
         if key not in known:
             raise unknown_name(f"{kind.__name__} field", key, known)
+        if isinstance(values[key], float) and not math.isfinite(values[key]):
+            raise InputError(f"{key} = {values[key]} does not fit a {kind.__name__}", fix="give a number that is finite")
     try:
         return pydantic.TypeAdapter(kind).validate_python(values)
     except pydantic.ValidationError as error:

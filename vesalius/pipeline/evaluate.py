@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..core.errors import InputError, LabelError
 from ..core.image import Mask
-from ..core.labels import Label, Labels
+from ..core.labels import VALUE_MOST, Label, Labels
 from ..io.files import read_mask
 from ..metrics.overlap import values
 from ..metrics.score import Scoring, score_case
@@ -121,7 +121,7 @@ def found_in(pairs: Pairs) -> Labels:
             found = {1}
     if len(found) > MANY_LABELS >= len(own) > 0:  # grey values, scores or objects: told case by case, as undeclared labels
         found = own
-    return Labels(tuple(Label(value, str(value)) for value in sorted(found)))
+    return Labels(tuple(Label(value, str(value)) for value in sorted(found) if value <= VALUE_MOST))  # more: told with the case
 
 
 def _held(paths: Iterable[Path], must_work: bool) -> list[set[int]]:

@@ -148,7 +148,20 @@ class Outputs:
 
     def note(self, case: str, fingerprint: str, mask: Path, result: dict[str, Any]) -> None:
         """Remember that `mask` was made with `fingerprint`."""
-        record = {"fingerprint": fingerprint, "mask": mask.name, "bytes": mask.stat().st_size, "result": result}
+        self._note(case, {"fingerprint": fingerprint, "mask": mask.name, "bytes": mask.stat().st_size, "result": result})
+
+    def begin(self, case: str, fingerprint: str) -> None:
+        """Before a mask is written: should the process be killed ahead of `note`, the mask is known as its own."""
+        self._note(case, {"fingerprint": fingerprint})
+
+    def begun(self, case: str, fingerprint: str) -> bool:
+        """Whether a process was killed between `begin` and `note` of this very work."""
+        try:
+            return bool(json.loads(self.ledger(case).read_text(encoding="utf-8")) == {"fingerprint": fingerprint})
+        except (OSError, ValueError):
+            return False
+
+    def _note(self, case: str, record: dict[str, Any]) -> None:
         with atomic(self.ledger(case)) as part:
             part.write_text(json.dumps(record, indent=1), encoding="utf-8")
 

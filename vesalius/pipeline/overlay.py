@@ -228,5 +228,5 @@ def _beside(panels: Sequence[Picture.Image], legend: Sequence[tuple[tuple[int, i
 
 def _png(picture: Picture.Image) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
+    picture.save(buffer, "PNG")  # optimize=True takes seven times as long, for a seventh of the bytes
     return buffer.getvalue()

@@ -48,12 +48,12 @@ class Places:
         if self.target.exists() and not overwrite:
             raise OutputError("there is a mask already", file=self.target, fix="name another output, or allow --overwrite")
         self._made = not self.outputs.folder.exists()
-        self._loose: list[Path] = []  # written before the label map that they belong to
+        self._new: list[Path] = []  # what was not there before
         self.outputs.prepare()
 
     def vacate(self) -> None:
-        """After a failure: take away what was written without its label map, and the folder where it was made for this."""
-        for path in self._loose:
+        """After a failure: take away what was written, which would stand in the way, and the folder if it was made for this."""
+        for path in self._new:
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         if self._made:
             self.outputs.vacate()
@@ -70,12 +70,12 @@ class Places:
 
     def write(self, canvas: Canvas | Reel, labels: Labels | None) -> None:
         """The label map; without names its values are objects."""
+        self.remember(self.target)
         if isinstance(canvas, Reel):
             self._write_frames(canvas.frames(), self.target)
         else:
             mask = Mask(canvas.labels, self.image.grid, labels, self.image.source, instances=labels is None)
             self._write_mask(mask, self.target)
-        self._loose.clear()
 
     def beside(self, tag: str) -> Path:
         """Where a mask of its own goes, beside the label map."""
@@ -85,7 +85,7 @@ class Places:
     def alone(self, found: Slices, tag: str, name: str) -> Path:
         """Write one object's mask, beside the label map."""
         path, grid = self.beside(tag), self.image.grid
-        self._loose += [] if path.exists() else [path]
+        self.remember(path)
         if self.frames:
             empty = np.zeros(grid.shape[1:], np.uint8)
             drawn = ((found.logits[z] > 0).astype(np.uint8) if z in found.logits else empty for z in range(grid.shape[0]))
@@ -94,6 +94,10 @@ class Places:
             labels = Labels((Label(1, name),))
             self._write_mask(Mask(found.mask(grid).astype(np.uint8), grid, labels, self.image.source), path)
         return path
+
+    def remember(self, path: Path) -> None:
+        """To be called before `path` is written: should anything fail from here on, it is taken away again."""
+        self._new += [] if path.exists() else [path]
 
     @property
     def records(self) -> Path:
@@ -104,11 +108,13 @@ class Places:
         folder = self.outputs.beside("overlays")
         if not isinstance(canvas, Reel):
             path = folder / f"{self.case}.png"
+            self.remember(path)
             mask = Mask(canvas.labels, self.image.grid, labels, self.image.source, instances=labels is None)
             with atomic(path) as part:
                 part.write_bytes(overlay(self.image, mask, window=window))
             return path
         path = folder / f"{self.case}.mp4"
+        self.remember(path)
         source = self.image.source
         times = frame_times(source.path) if source is not None and source.format == "video" else None
         write_video(self._pictures(canvas, labels, view), path, times)

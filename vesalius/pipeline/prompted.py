@@ -267,6 +267,7 @@ def _write_records(
         "options": {key: value for key, value in asdict(options).items() if key != "output_mode"},
         "records": [{**record, "segmentation": rle.to_text(rle.encode(record["segmentation"]))} for record in records],
     }
+    places.remember(places.records)
     with atomic(places.records) as part:
         part.write_text(json.dumps(kept, indent=1, default=lambda value: value.tolist()), encoding="utf-8")
 

@@ -63,7 +63,7 @@ def is_finished(run: Path) -> bool:
 def planned_folds(run: Path) -> int:
     """How many folds the plan of a fold speaks of; 0 where it has no plan that says so."""
     try:
-        return int(tomllib.loads((run / "plan.toml").read_text(encoding="utf-8"))["data"]["folds"])
+        return int(tomllib.loads((run / "plan.toml").read_text(encoding="utf-8-sig"))["data"]["folds"])
     except (OSError, ValueError, KeyError, TypeError):
         return 0
 

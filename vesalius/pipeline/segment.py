@@ -36,6 +36,7 @@ from .predictor import Engine, Predictor, load
 from .probabilities import keep_probabilities
 from .tiled import Precision, Slab, tiled
 
+RESULTS = 1  # counted up whenever the same input, weights and options come to give another mask: finished cases are done anew
 RGB = ({"red", "green", "blue"}, {"r", "g", "b"})
 
 
@@ -321,9 +322,11 @@ class _Run:
             return done
         image = read(path, series=options.series)
         target = outputs.mask_path(image)
+        if outputs.begun(name, mark):
+            target.unlink(missing_ok=True)
         if target.exists() and not options.overwrite:
-            fix = "name another folder, or allow --overwrite"
-            raise OutputError("there is a mask already, made from another input, weights or options", file=target, fix=fix)
+            told = "there is a mask already, made from another input, weights or options, or by another version"
+            raise OutputError(told, file=target, fix="name another folder, or allow --overwrite")
         outputs.forget(name)
         scores = outputs.probabilities(image) if options.save_probabilities else None
         walk = lambda done, tiles: self._tell(name, index, done / tiles)  # noqa: E731
@@ -331,7 +334,12 @@ class _Run:
         result = segment_image(image, self.predictor, options, probabilities=scores, compare=compare, progress=walk)
         self.agreement = self.agreement or result.agreement
         began = time.monotonic()
-        write(result.mask, target, format=outputs.format, like=image, overwrite=options.overwrite)
+        outputs.begin(name, mark)
+        try:
+            write(result.mask, target, format=outputs.format, like=image, overwrite=options.overwrite)
+        except BaseException:
+            outputs.forget(name)
+            raise
         result.seconds["write"] = time.monotonic() - began
         notes = (*result.notes, *outputs.lost(image))
         case = Case(
@@ -354,7 +362,8 @@ class _Run:
 
     def _fingerprint(self, path: Input) -> str:
         decides = {key: value for key, value in asdict(self.options).items() if key not in _INDIFFERENT}
-        return fingerprint(content_hash(path), self.predictor.weights_hash, self.predictor.task.model_dump(mode="json"), decides)
+        weights, task = self.predictor.weights_hash, self.predictor.task.model_dump(mode="json")
+        return fingerprint(RESULTS, content_hash(path), weights, task, decides)
 
     def _pictured(self, case: Case, path: Input) -> Case:
         """A case done before, with the pictures that are asked for only now."""

@@ -400,7 +400,7 @@ def holds_tables(value: Any) -> bool:
 def read_plan(path: str | Path) -> Plan:
     """The plan in a TOML file. Raises UnreadableFile, or DatasetError that names the first thing that does not fit."""
     try:
-        values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        values = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UnreadableFile("there is no such plan", file=path, fix="make one with --plan-only") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -428,6 +428,8 @@ def require_network(plan: Plan, path: str | Path) -> None:
         patch = fit_patch(plan.patch, task.model.name, task.model.config, plan.dims)
     except InputError as error:
         raise DatasetError(f"{key}: {error.problem}", file=path, fix=error.fix or "mend that line") from error
+    except (TypeError, RuntimeError, OverflowError) as error:  # PyTorch's, of sizes beyond all numbers
+        raise DatasetError(f"{key}: a network of such sizes cannot be built", file=path, fix="set them back") from error
     channels = len(task.channels) * (2 * task.context + 1)
     wanted = (("classes", network.classes, task.outputs, f"the {len(task.labels)} labels of the task need"),
               ("in_channels", network.in_channels, channels, "the images have"),

@@ -95,7 +95,7 @@ def read_prompt_plan(path: Path) -> PromptPlan:
     import tomllib
 
     try:
-        return PromptPlan.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        return PromptPlan.model_validate(tomllib.loads(path.read_text(encoding="utf-8-sig")))
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UnreadableFile("there is no readable plan", file=path, fix="make one with --plan-only") from error
     except ValidationError as error:

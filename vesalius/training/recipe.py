@@ -327,7 +327,7 @@ def read_recipe(name_or_file: str | Path, above: tuple[Path, ...] = ()) -> Recip
             raise unknown_name("recipe", text, RECIPES)
         return RECIPES[text]
     try:
-        values = tomllib.loads(Path(text).read_text(encoding="utf-8"))
+        values = tomllib.loads(Path(text).read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UnreadableFile("the recipe cannot be read", file=text, fix="check the path") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -213,20 +213,23 @@ class Session:
 
 @contextmanager
 def held_back() -> Iterator[None]:
-    """Ctrl-C waits for the end of the block: a checkpoint of half a step would resume to other weights."""
-    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:  # ignored, or another's to handle
-        yield
-        return
+    """Whatever interrupts waits for the end of the block: a checkpoint of half a step would resume to other weights.
+
+    Signals that are ignored, or another's to handle, are left alone.
+    """
+    numbers = [each for each in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(each) is signal.default_int_handler]
     asked: list[int] = []
     try:
-        before = signal.signal(signal.SIGINT, lambda number, _: asked.append(number))
-    except ValueError:  # only the main thread may, and only there does Ctrl-C arrive
+        for each in numbers:
+            signal.signal(each, lambda number, _: asked.append(number))
+    except ValueError:  # only the main thread may, and only there do they arrive
         yield
         return
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for each in numbers:
+            signal.signal(each, signal.default_int_handler)
     if asked:
         raise KeyboardInterrupt
 

@@ -7,7 +7,6 @@ Every plan is written before the first step is made. A model that fails is liste
 
 from __future__ import annotations
 
-import errno
 import gc
 import math
 import time
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 from accelerate import PartialState
 
+from ..core.atomic import FULL
 from ..core.errors import InputError, OutputError, UnreadableFile, VesaliusError
 from ..models.catalog import CATALOG, entry, gflops, parameter_count
 from ..models.needs import check_dims
@@ -103,7 +103,7 @@ def shoot_out(
             train_one(course, name, *runs[name])
             finished[name] = compare_one(course, name, *runs[name])
         except Exception as error:  # any: at --resume it would come again, and the others never have their turn
-            if isinstance(error, OutputError) or (isinstance(error, OSError) and error.errno == errno.ENOSPC):
+            if isinstance(error, OutputError) or (isinstance(error, OSError) and error.errno in FULL):
                 raise
             failures[name] = in_words(error)
             say(f"{name} failed: {failures[name]}")

@@ -3,6 +3,7 @@
 import errno
 import json
 import logging
+import os
 import warnings
 from dataclasses import dataclass
 
@@ -39,9 +40,10 @@ def test_a_name_too_long_for_the_disk_is_the_users_to_mend(capsys):
     assert said.startswith("error: runs/nnn") and "Choose a shorter one" in said and len(said) < 200
 
 
-def test_a_full_disk_is_the_users_to_mend(capsys):
-    assert fail_with(OSError(errno.ENOSPC, "No space left on device")) == 2
-    assert capsys.readouterr().err.startswith("error: the disk is full. Free some space")
+@pytest.mark.parametrize("code, said", [(errno.ENOSPC, "the disk is full"), (errno.EDQUOT, "the quota of this disk is used up")])
+def test_a_full_disk_is_the_users_to_mend(code, said, capsys):
+    assert fail_with(OSError(code, os.strerror(code))) == 2
+    assert capsys.readouterr().err.startswith(f"error: {said}. Free some space")
 
 
 def test_a_fault_of_ours_is_one_line_and_exit_code_3(capsys):
@@ -56,8 +58,9 @@ def test_debug_shows_the_traceback(capsys):
 
 
 def test_an_interrupted_run_says_how_to_go_on(capsys):
-    assert fail_with(KeyboardInterrupt()) == 130
-    assert "--resume" in capsys.readouterr().err
+    assert fail_with(KeyboardInterrupt(), json=True) == 130
+    out, err = capsys.readouterr()
+    assert "--resume" in err and json.loads(out) == {"error": "interrupted", "exit_code": 130}
 
 
 def test_an_error_in_json_is_a_document_on_stdout_and_a_line_on_stderr(capsys):

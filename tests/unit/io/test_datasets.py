@@ -295,7 +295,8 @@ def test_patients_come_from_the_table_beside_the_images(tmp_path):
 @pytest.mark.parametrize(
     "table, said",
     [("case,patient\na,1\nb,2\n", "1 of 3 cases.*c"), ("case,who\na,1\n", "columns"),
-     ("case,patient\na,1\na,2\n", "second patient"), ("case,patient\na\n", "line 2"), ("", "columns")],
+     ("case,patient\na,1\na,2\n", "second patient"), ("case,patient\na\n", "line 2"), ("", "columns"),
+     ('case,patient\na,"1\n' + 20000 * "case_1,1\n", "cannot be read.*quotation mark")],
 )  # fmt: skip
 def test_a_table_of_patients_with_holes_is_refused(tmp_path, table, said):
     pairs(tmp_path)

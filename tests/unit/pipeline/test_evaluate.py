@@ -180,6 +180,16 @@ def test_255_beside_other_values_is_a_label_like_any_other(tmp_path):
     assert list(evaluate(tmp_path / "ref", tmp_path / "ref").summary) == ["1", "255"]
 
 
+def test_a_value_that_no_label_can_have_fails_its_own_case_alone(folders):
+    pred, ref = folders
+    put(ref / "case_3.nii.gz", np.choose(volume(), np.array([0, 1, 70000], np.int32)))
+    evaluation = evaluate(pred, ref)
+    assert list(evaluation.failed) == ["case_3"] and "70000" in evaluation.failed["case_3"]
+    assert len(evaluation.cases) == 6 and evaluation.summary["1"]["dice"]["cases"] == 5
+    with pytest.raises(LabelError, match=r"case_3.nii.gz: .*70000.*--instances"):
+        evaluate(ref / "case_3.nii.gz", ref / "case_3.nii.gz")
+
+
 def test_without_spacing_distances_are_pixels_and_nsd_needs_its_own_tolerance(tmp_path):
     for i in range(2):
         put(tmp_path / "ref" / f"{i}.png", volume()[:, :, 5])

@@ -309,7 +309,9 @@ def test_a_key_that_no_plan_knows_is_refused(tmp_path, volume_set, table):
 
 @pytest.mark.parametrize(
     "was, now, says",
-    [("classes = 3", "classes = 7", "config.classes is 7, and the 2 labels of the task need 3"),
+    [("classes = 3", "classes = 99999999999999999999", "a network of such sizes cannot be built"),
+     ("dropout = 0.0", "dropout = nan", "dropout = nan does not fit"),
+     ("classes = 3", "classes = 7", "config.classes is 7, and the 2 labels of the task need 3"),
      ("in_channels = 1", "in_channels = 3", "config.in_channels is 3, and the images have 1"),
      ("widths = [4, 8, 12]", "widths = [4]", r"task\.model\.config"),
      ("patch = [16, 16, 16]", "patch = [16, 17, 16]", r"recipe\.patch is 16 x 17 x 16, which unet does not take.*16, 16, 16")],

@@ -18,7 +18,7 @@ def test_every_model_of_the_catalog_finds_its_recipe_and_loss():
 
 def test_a_file_overrides_its_base_key_by_key(tmp_path):
     file = tmp_path / "mine.toml"
-    file.write_text('base = "nuclei"\nlr = 1e-4\n[augment]\nrotate_deg = 5\n[model]\nwidths = [8, 16]\n')
+    file.write_text('\ufeffbase = "nuclei"\nlr = 1e-4\n[augment]\nrotate_deg = 5\n[model]\nwidths = [8, 16]\n')
     mine, base = read_recipe(file), RECIPES["nuclei"]
     assert mine.lr == 1e-4 and mine.augment.rotate_deg == 5 and mine.model == {"widths": [8, 16]}
     assert mine.augment.flip_axes == base.augment.flip_axes and mine.batch == base.batch
@@ -29,6 +29,7 @@ def test_a_file_overrides_its_base_key_by_key(tmp_path):
     [
         ("learning_rate = 1", InputError, "learning_rate"),
         ("lr = -1", InputError, "lr"),
+        ("lr = inf", InputError, "lr"),
         ("[augment]\nrotate_p = 2", InputError, "augment.rotate_p"),
         ("[augment]\nflip_axes = [3]", InputError, "augment.flip_axes"),
         ("[augment]\nscale = [1.4, 0.7]", InputError, "from low to high"),
