@@ -130,7 +130,7 @@ def official_everything(picture: np.ndarray, by: FramePrompter, side: int) -> li
         logits, iou = look.full(state.flatten(0, 1)), iou.flatten()
         good = iou > options.pred_iou_thresh
         logits, iou = logits[good], iou[good]
-        good = stability(logits, options.stability_score_offset) >= options.stability_score_thresh
+        good = stability(logits, options.stability_score_offset) >= options.least_stability
         masks, iou = logits[good] > 0, iou[good]
         boxes = mask_boxes(masks).numpy()
         found += [(rle.encode(m.numpy()), box, float(i)) for m, box, i in zip(masks, boxes, iou, strict=True)]

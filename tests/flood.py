@@ -75,6 +75,7 @@ class FloodPrompter:
     learned: tuple[str, ...] = ("points", "boxes", "masks")
     refines: bool = False
     rates: bool = True
+    stable: float = 0.95
 
     @property
     def carries(self) -> str:

@@ -19,7 +19,7 @@ def plain_everything(picture, look, options):
         iou, state = seen.ask(Asked(points[:, None], np.ones((len(points), 1), int)), multimask=True)
         logits, iou = seen.full(state.flatten(0, 1)), iou.flatten()
         scores, within = stability(logits, options.stability_score_offset), mask_boxes(logits > 0).numpy()
-        good = (iou > options.pred_iou_thresh) & (scores >= options.stability_score_thresh)
+        good = (iou > options.pred_iou_thresh) & (scores >= options.least_stability)
         good = good.numpy() & ~cut_by_crop(within + np.array([x0, y0, x0, y0]), crop, height, width)
         index = np.flatnonzero(good)
         for i in index[suppress(within[index], iou.numpy()[index], options.box_nms_thresh)]:

@@ -11,8 +11,10 @@ import pytest
 from flood import FloodPrompter
 from PIL import Image
 
+from vesalius.io.files import read_mask
 from vesalius.pipeline import prompted, rle
 from vesalius.pipeline.everything import EverythingOptions
+from vesalius.pipeline.session import Session
 
 
 @pytest.fixture
@@ -486,3 +488,20 @@ def refused(result, *words):
     assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1, result.stderr
     for word in words:
         assert word.lower() in result.stderr.lower(), f"{word!r} is not said: {result.stderr}"
+
+
+def test_everything_mode_of_our_own_model_finds_nuclei_by_its_own_defaults():
+    """By SAM's stability of 0.95 nothing is left: its outlines are softer."""
+    example = Path(__file__).parents[2] / "examples" / "nuclei"
+    session = Session(example / "images" / "fluorescence.png", "vesalius_mini", cache=False)
+    truth = read_mask(example / "labels" / "fluorescence.png").array[0]
+    records = session.everything(points_per_side=6)
+    right = 0
+    for record in records:
+        found = record["segmentation"]
+        there = np.bincount(truth[found], minlength=2)
+        best = int(there[1:].argmax()) + 1
+        right += there[best] > 0.5 * (found | (truth == best)).sum()
+    assert session.everything_options().stability_score_thresh == 0.8
+    assert session.everything_options(stability_score_thresh=0.9).stability_score_thresh == 0.9
+    assert right >= 12 and right > 0.6 * len(records)

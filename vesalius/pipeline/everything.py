@@ -38,18 +38,22 @@ HELD_BYTES = 1 << 28  # of low-resolution logits that wait for their turn; beyon
 ROUNDING = 1e-6  # of a float32 quotient, and more: a bound must beat a threshold by this
 
 
+STABLE = 0.95  # the original's least stability score
+
+
 @dataclass(frozen=True)
 class EverythingOptions:
     """The original's parameters, by its names and with its defaults.
 
-    A threshold of 0 or below is off. `points_per_side` is divided by `crop_n_points_downscale_factor` with every layer of crops;
+    A threshold of 0 or below is off; `stability_score_thresh=None` is what suits the weights, else the
+    original's 0.95. `points_per_side` is divided by `crop_n_points_downscale_factor` with every layer of crops;
     `point_grids` replaces it: a grid (n, 2) of x, y in [0, 1] for each layer. `output_mode`: what `segmentation` holds.
     """
 
     points_per_side: int | None = 32
     points_per_batch: int = 64
     pred_iou_thresh: float = 0.88
-    stability_score_thresh: float = 0.95
+    stability_score_thresh: float | None = None
     stability_score_offset: float = 1.0
     box_nms_thresh: float = 0.7
     crop_n_layers: int = 0
@@ -82,6 +86,11 @@ class EverythingOptions:
     def least_iou(self) -> float:
         """What a predicted IoU must exceed."""
         return self.pred_iou_thresh if self.pred_iou_thresh > 0 else -math.inf
+
+    @property
+    def least_stability(self) -> float:
+        """What a stability score must reach."""
+        return STABLE if self.stability_score_thresh is None else self.stability_score_thresh
 
     def grid(self, layer: int) -> np.ndarray:
         """(n, 2) points x, y in [0, 1] for the crops of a layer."""
@@ -254,9 +263,9 @@ class _Crop:
         bounds = None
         if self.seen.taps is not None and len(keep):
             least, greatest = extremes(state[keep.to(state.device)].cpu(), self.seen.taps)
-            if options.stability_score_thresh > 0:
+            if options.least_stability > 0:
                 most = stability_at_most(least, greatest, self.seen.taps, options.stability_score_offset)
-                hopeful = most * (1 + ROUNDING) >= options.stability_score_thresh
+                hopeful = most * (1 + ROUNDING) >= options.least_stability
                 keep, least, greatest = keep[hopeful], least[hopeful], greatest[hopeful]
             bounds = box_bounds(least, greatest, self.seen.taps)
         for i, j in enumerate(keep.tolist()):
@@ -286,8 +295,8 @@ class _Crop:
             masks = logits > 0
             boxes = mask_boxes(masks).cpu().numpy()
             good = ~cut_by_crop(boxes + np.tile(self.box[:2], 2), self.box, *self.shape)
-            if self.options.stability_score_thresh > 0:
-                good &= (scores >= self.options.stability_score_thresh).numpy()
+            if self.options.least_stability > 0:
+                good &= (scores >= self.options.least_stability).numpy()
             for i, candidate in enumerate(part):
                 candidate.state = None
                 if good[i]:

@@ -82,6 +82,7 @@ class GlancePrompter:
     learned: tuple[str, ...] = LEARNED  # it was trained so (training/interactive.py)
     refines: bool = True
     rates: bool = True
+    stable: float = 0.8  # its outlines are softer than SAM's: at 0.95 hardly a mask is left
     carries: Carry = "mask"  # it fills boxes, also where the object has gone: docs/models/vesalius_mini.md
 
     def look(self, picture: np.ndarray, cache: EmbeddingCache | None = None) -> GlanceLook:

@@ -235,7 +235,7 @@ def _everything(session: Session, options: PromptOptions, places: Places, tell: 
         raise InputError("everything mode writes one label map and its records", fix="leave out --separate and --all-masks")
     plane = session.plane(options.slice, options.axis)
     places.require_vacant(places.records)
-    chosen = options.everything if isinstance(options.everything, EverythingOptions) else EverythingOptions()
+    chosen = session.everything_options(options.everything if isinstance(options.everything, EverythingOptions) else None)
     watch = lambda done, total: tell(done, total, "points")  # noqa: E731
     records = session.everything(options=chosen, slice=options.slice, axis=options.axis, progress=watch)
     if len(records) > OBJECTS_MOST:

@@ -29,6 +29,7 @@ from ..models.sam.text import require_encoder
 from ..models.sam.text import text_encoder as encoder_in
 from ..models.weights import file_hash, keep_bf16, read_metadata
 from .embeddings import EmbeddingCache, key_of
+from .everything import STABLE
 from .glancer import IN_THE_BOX, find_views, load_glancer, read_views
 from .looks import Asked, Look, Proposals, Taps, taps_of
 from .predictor import choose_device
@@ -50,6 +51,7 @@ class Prompter(Protocol):
     learned      the prompts that it was trained with, of points, boxes and masks: a session refuses others
     refines      whether it learned to build on its own last answer, when a click corrects that
     rates        whether it learned to predict the IoU of its masks, so that propagation may stop by it
+    stable       the stability score that everything mode asks of its masks where the user names none
     carries      what a mask gives the next slice: itself, its box, or both
     greys        which values of images beyond 8 bits become black and white where no window is given
     """
@@ -68,6 +70,9 @@ class Prompter(Protocol):
 
     @property
     def rates(self) -> bool: ...
+
+    @property
+    def stable(self) -> float: ...
 
     @property
     def carries(self) -> Carry: ...
@@ -98,6 +103,7 @@ class FramePrompter:
     embed_text: Callable[[str], Tensor] | None = None
     learned: tuple[str, ...] = LEARNED
     rates: bool = True
+    stable: float = STABLE
 
     @property
     def refines(self) -> bool:

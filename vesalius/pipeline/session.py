@@ -225,7 +225,13 @@ class Session:
         self._require_learned(points=True)
         plane = self.plane(slice, axis)
         look = lambda crop: self.prompter.look(crop, self.cache)  # noqa: E731
-        return everything(self.view.picture(plane), look, replace(options or EverythingOptions(), **given), progress=progress)
+        chosen = self.everything_options(options, **given)
+        return everything(self.view.picture(plane), look, chosen, progress=progress)
+
+    def everything_options(self, options: EverythingOptions | None = None, **given: Any) -> EverythingOptions:
+        """What `everything` goes by: what is not said is the original's default, or what suits the weights."""
+        chosen = replace(options or EverythingOptions(), **given)
+        return replace(chosen, stability_score_thresh=self.prompter.stable) if chosen.stability_score_thresh is None else chosen
 
     def propagate(self, options: PropagateOptions | None = None, **given: Any) -> np.ndarray:
         """The current object (of `add`) through the volume, (Z, Y, X) boolean; options as one record or by name.
