@@ -29,6 +29,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from measuring import HERE, alternating, apart, machine, memory, reset_peak, show, times
 from official_sam import CLICKS_AT_ONCE, official_decode, official_encode, official_everything
 from torch import Tensor
@@ -40,6 +41,7 @@ from vesalius.models.sam.sam import SAM, SAMConfig
 from vesalius.models.weights import keep_bf16
 from vesalius.pipeline.everything import EverythingOptions, everything
 from vesalius.pipeline.looks import Asked
+from vesalius.pipeline.memory import keep_freed_memory
 from vesalius.pipeline.prompter import FramePrompter
 
 PARTS = ("encode", "decode", "everything", "memory", "mini")
@@ -115,6 +117,7 @@ def config(small: bool) -> ViTConfig:
 
 def prompter(model: Any, bf16: bool, size: int) -> FramePrompter:
     """As load_prompter does it: a model of its own in bf16."""
+    keep_freed_memory()
     return FramePrompter("sam", keep_bf16(deepcopy(model)) if bf16 else model, Frame(size), "benchmark", bf16=bf16)
 
 
@@ -249,15 +252,21 @@ class Scripted:
         if self.official:
             official_decode(self.sam, features, prompts, multimask)
         else:  # the decoder's own quality is noise: it draws what the scripted one is worth
-            worth = (iou > least_iou).any(1)
-            for part, least in ((worth, -math.inf), (~worth, math.inf)):
-                if part.any():
-                    self.sam.decode(features, Prompts(prompts.points[part], prompts.labels[part]), multimask, least_iou=least)
+            waiting = F.pad(iou, (1, 0))
+
+            def told(module: Any, given: Any, quality: Tensor) -> Tensor:
+                nonlocal waiting
+                now, waiting = waiting.split((len(quality), len(waiting) - len(quality)))
+                return now
+
+            with self.sam.mask_decoder.quality.register_forward_hook(told):
+                self.sam.decode(features, prompts, multimask, least_iou=least_iou)
         cells = (torch.arange(self.size // 4) + 0.5) * 4
         across, down = ((cells - places[:, i : i + 1]) ** 2 for i in (0, 1))
         far = (down[:, :, None] + across[:, None]).sqrt()  # (P, h, w)
         shares = torch.tensor([1.0, 0.7, 0.4])[:, None, None] * (1 + 2 * wobble[:, :, None, None])
-        logits = ((shares * radii[:, None, None, None] - far[:, None]) * steep[:, None, None, None]).clamp(-20, 20)
+        logits = shares * radii[:, None, None, None] - far[:, None]
+        logits = logits.mul_(steep[:, None, None, None]).clamp_(-20, 20)
         return Answers(logits, iou)
 
 

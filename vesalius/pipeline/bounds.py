@@ -10,6 +10,7 @@ Float32 interpolation may step outside by rounding; `SLACK` x the largest |logit
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -63,6 +64,48 @@ def box_bounds(least: Tensor, greatest: Tensor, taps: tuple[Taps, Taps]) -> BoxB
     perhaps, surely = greatest > 0, least > 0
     sure = surely.flatten(1).any(1)
     return BoxBounds(_box(perhaps, taps), _box(surely, taps), sure)
+
+
+@dataclass(frozen=True, eq=False)
+class Cut:
+    """A low-resolution mask (h, w) but for what surely lies below: its `cells`, at `corner` (y, x), and `fill` around them.
+
+    At full size all that may lie above is in the `rows` and `columns`.
+    """
+
+    cells: Tensor
+    corner: tuple[int, int]
+    shape: tuple[int, int]
+    rows: slice
+    columns: slice
+    fill: float
+
+    @property
+    def nbytes(self) -> int:
+        return self.cells.numel() * self.cells.element_size()
+
+    def whole(self) -> Tensor:
+        """(h, w): at full size above the threshold where the mask is, by the same values."""
+        (top, left), (height, width) = self.corner, self.cells.shape
+        full = self.cells.new_full(self.shape, self.fill)
+        full[top : top + height, left : left + width] = self.cells
+        return full
+
+
+def cut(low: Tensor, greatest: Tensor, taps: tuple[Taps, Taps], threshold: float) -> Cut:
+    """A mask (h, w) by its bound (R, S), cut to the cells of all pixels that are perhaps above `threshold`.
+
+    Every other pixel is a mean of cells that lie below it, here as there: the fill does too.
+    """
+    perhaps = greatest > threshold
+    cells, pixels = list[slice](), list[slice]()
+    for axis, runs in enumerate(taps):
+        which = perhaps.any(1 - axis).nonzero()[:, 0]
+        first, last = (int(which[0]), int(which[-1])) if len(which) else (0, 0)
+        cells.append(slice(int(runs.first[first]), int(runs.last[last]) + 1))
+        pixels.append(slice(int(runs.starts[first]), int(runs.starts[last + 1])))
+    shape, corner = (low.shape[0], low.shape[1]), (cells[0].start, cells[1].start)
+    return Cut(low[cells[0], cells[1]].clone(), corner, shape, pixels[0], pixels[1], threshold - 1.0)
 
 
 def iou_at_least(bounds: BoxBounds, others: np.ndarray) -> np.ndarray:

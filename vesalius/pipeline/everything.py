@@ -25,7 +25,7 @@ from torch import Tensor
 
 from ..core.errors import InputError, unknown_name
 from . import rle
-from .bounds import box_bounds, extremes, iou_at_least, stability_at_most
+from .bounds import Cut, box_bounds, cut, extremes, iou_at_least, stability_at_most
 from .crops import crop_boxes, cut_by_crop, overlaps, point_grid, suppress
 from .looks import Asked, Look, Looker
 from .regions import drop_small, mask_boxes, stability
@@ -215,7 +215,7 @@ class _Candidate:
 
     iou: float
     point: np.ndarray
-    state: Tensor | None
+    state: Tensor | Cut | None
     bounds: Any = None
     region: Region | None = None
 
@@ -226,7 +226,7 @@ class _Crop:
     def __init__(self, seen: Look, box: np.ndarray, shape: tuple[int, int], options: EverythingOptions):
         self.seen, self.box, self.shape, self.options = seen, box, shape, options
         self.candidates: list[_Candidate] = []
-        self.held = 0
+        self.held, self.below = 0, -abs(options.stability_score_offset)  # of all thresholds that matter, 0 among them
         self.chunk = max(1, CHUNK_PX // (seen.size[0] * seen.size[1]))
 
     def ask(self, points: np.ndarray) -> Iterator[int]:
@@ -257,21 +257,22 @@ class _Crop:
 
     def _hold(self, iou: Tensor, state: Tensor, points: np.ndarray) -> None:
         """Take in what neither its predicted IoU nor its low resolution rules out."""
-        options, keep = self.options, torch.arange(len(iou))
+        options, taps, keep = self.options, self.seen.taps, torch.arange(len(iou))
         if options.least_iou > -math.inf:
             keep = (iou > options.least_iou).nonzero()[:, 0].cpu()
-        bounds = None
-        if self.seen.taps is not None and len(keep):
-            least, greatest = extremes(state[keep.to(state.device)].cpu(), self.seen.taps)
+        state, bounds = state[keep.to(state.device)], None
+        if taps is not None and len(keep):
+            state = state.cpu()
+            least, greatest = extremes(state, taps)
             if options.least_stability > 0:
-                most = stability_at_most(least, greatest, self.seen.taps, options.stability_score_offset)
+                most = stability_at_most(least, greatest, taps, options.stability_score_offset)
                 hopeful = most * (1 + ROUNDING) >= options.least_stability
-                keep, least, greatest = keep[hopeful], least[hopeful], greatest[hopeful]
-            bounds = box_bounds(least, greatest, self.seen.taps)
+                keep, state, least, greatest = keep[hopeful], state[hopeful], least[hopeful], greatest[hopeful]
+            bounds = box_bounds(least, greatest, taps)
         for i, j in enumerate(keep.tolist()):
             own = None if bounds is None else type(bounds)(*(part[i : i + 1] for part in bounds))
-            one = state[j].clone()
-            self.held += one.numel() * one.element_size()
+            one = state[i].clone() if taps is None else cut(state[i], greatest[i], taps, self.below)
+            self.held += one.nbytes
             self.candidates.append(_Candidate(float(iou[j]), points[j], one, own))
 
     def _next(self, waiting: list[_Candidate], kept: np.ndarray) -> tuple[list[_Candidate], list[_Candidate]]:
@@ -290,22 +291,30 @@ class _Crop:
         """Make candidates at full size, a few at a time, and judge them there."""
         for start in range(0, len(candidates), self.chunk):
             part = candidates[start : start + self.chunk]
-            logits = self.seen.full(torch.stack([candidate.state for candidate in part if candidate.state is not None]))
-            scores = stability(logits, self.options.stability_score_offset).cpu()
-            masks = logits > 0
-            boxes = mask_boxes(masks).cpu().numpy()
-            good = ~cut_by_crop(boxes + np.tile(self.box[:2], 2), self.box, *self.shape)
-            if self.options.least_stability > 0:
-                good &= (scores >= self.options.least_stability).numpy()
-            for i, candidate in enumerate(part):
-                candidate.state = None
-                if good[i]:
-                    x, y = candidate.point + self.box[:2]
-                    candidate.region = Region.of(
-                        masks[i].cpu().numpy(), boxes[i], iou=candidate.iou, stability=float(scores[i]),
-                        point=(float(x), float(y)), crop=tuple(self.box.tolist()),
-                    )  # fmt: skip
-        self.held = sum(c.state.numel() * c.state.element_size() for c in self.candidates if c.state is not None)
+            states = [one.whole() if isinstance(one, Cut) else one for one in (c.state for c in part) if one is not None]
+            logits = self.seen.full(torch.stack(states))
+            for candidate, full in zip(part, logits, strict=True):
+                self._judge(candidate, full)
+
+    def _judge(self, candidate: _Candidate, logits: Tensor) -> None:
+        """Drop a candidate or make a region of it, by its logits (H, W)."""
+        state, candidate.state = candidate.state, None
+        assert state is not None
+        self.held -= state.nbytes
+        rows, columns = (state.rows, state.columns) if isinstance(state, Cut) else (slice(0, None), slice(0, None))
+        logits = logits[None, rows, columns]  # what lies outside is in no mask
+        score, mask = float(stability(logits, self.options.stability_score_offset)), logits > 0
+        if score < self.options.least_stability:
+            return
+        inside, corner = mask_boxes(mask)[0].cpu().numpy(), np.array((columns.start, rows.start) * 2)
+        box = inside + corner if mask.any() else inside
+        if not cut_by_crop((box + np.tile(self.box[:2], 2))[None], self.box, *self.shape)[0]:
+            x, y = candidate.point + self.box[:2]
+            region = Region.of(
+                mask[0].cpu().numpy(), inside, iou=candidate.iou, stability=score,
+                point=(float(x), float(y)), crop=tuple(self.box.tolist()),
+            )  # fmt: skip
+            candidate.region = replace(region, box=box)
 
 
 def _without_small_regions(found: list[Region], height: int, width: int, options: EverythingOptions) -> list[Region]:

@@ -13,7 +13,7 @@ from vesalius.core.errors import InputError
 from vesalius.models.sam.frame import Frame
 from vesalius.pipeline import everything as room
 from vesalius.pipeline import rle
-from vesalius.pipeline.bounds import box_bounds, extremes, iou_at_least, stability_at_most
+from vesalius.pipeline.bounds import box_bounds, cut, extremes, iou_at_least, stability_at_most
 from vesalius.pipeline.crops import crop_boxes, overlaps, suppress
 from vesalius.pipeline.everything import EverythingOptions, everything
 from vesalius.pipeline.looks import Proposals
@@ -131,6 +131,30 @@ def test_a_tighter_bound_than_the_truth_would_be_noticed():
     _, greatest = extremes(low, cut)
     rows, columns = (torch.repeat_interleave(torch.arange(len(runs.first)), runs.pixels) for runs in cut)
     assert not (look.full(low) <= greatest[:, rows][:, :, columns]).all()
+
+
+@pytest.mark.parametrize(
+    ("shape", "aspect"), [((128, 96), "keep"), ((57, 131), "keep"), ((300, 211), "keep"), ((90, 60), "stretch")]
+)
+def test_what_is_cut_off_moves_no_pixel_that_counts(shape, aspect):
+    look = Waves(np.zeros((*shape, 3), np.uint8), Frame(128, aspect=aspect))
+    random = torch.Generator().manual_seed(1)
+    y, x = torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing="ij")
+    middles = 30 * torch.rand(24, 2, generator=random)  # small and large blobs, some cut off by the frame, over a rough ground
+    apart = ((y - middles[:, :1, None]) ** 2 + (x - middles[:, 1:, None]) ** 2).sqrt()
+    low = (torch.linspace(-2, 12, 24)[:, None, None] - apart) * 1.5 - torch.rand(24, 32, 32, generator=random)
+    smaller = 0
+    for threshold in (-1.0, 0.0, -3.5):
+        for mask, greatest in zip(low, extremes(low, look.taps)[1], strict=True):
+            kept = cut(mask, greatest, look.taps, threshold)
+            before, after = look.full(mask[None])[0], look.full(kept.whole()[None])[0]
+            counts = before > threshold
+            assert torch.equal(counts, after > threshold) and torch.equal(before[counts], after[counts])
+            outside = counts.clone()
+            outside[kept.rows, kept.columns] = False
+            assert not outside.any()
+            smaller += kept.nbytes < mask.nbytes / 2
+    assert smaller > 20
 
 
 def test_suppression_prefers_the_earlier_of_equals():

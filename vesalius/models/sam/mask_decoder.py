@@ -21,7 +21,7 @@ Parity   tests/parity/compare_sam.py, tests/parity/test_transformers_sam.py
 from __future__ import annotations
 
 import math
-from functools import partial
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -31,29 +31,51 @@ from ..blocks import MLP, CrossAttention, tokens_of
 from .hq import HQ
 from .upscaling import Upscale, in_order
 
+Images = Sequence[Tensor]  # of P prompts, in parts (p, N, D): on a CPU one at a time, which stays in its cache
+AT_ONCE = 16  # parts whose tokens go together
 MASKS = 4  # one for a prompt that says enough, three for one that does not
 
 
-def look_at_image(layer: CrossAttention, tokens: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """layer(tokens, keys, values) for few tokens (B, T, D) and an image (B, N, D) of their own: 2 T heads / D of the work."""
-    q = layer.q(tokens).unflatten(-1, (layer.heads, -1))  # (B, T, heads, d)
+def look_at_image(layer: CrossAttention, tokens: Tensor, keys: Images, values: Images) -> Tensor:
+    """layer(tokens, keys, values) for few tokens (P, T, D) and images of their own: 2 T heads / D of the work."""
+    q = layer.q(tokens).unflatten(-1, (layer.heads, -1))  # (P, T, heads, d)
     asked = torch.einsum("bthd,hdc->bhtc", q, layer.k.weight.unflatten(0, (layer.heads, -1)))  # k's bias moves no softmax
-    looks = keys @ (asked.flatten(1, 2) * q.shape[-1] ** -0.5).transpose(1, 2)  # (B, N, heads T): the image is never turned
-    seen = (looks.transpose(1, 2).softmax(-1) @ values).unflatten(1, (layer.heads, -1))  # (B, heads, T, D)
-    found = torch.einsum("bhtc,hdc->bthd", seen, layer.v.weight.unflatten(0, (layer.heads, -1))).flatten(2)
+    looks = (asked.flatten(1, 2) * q.shape[-1] ** -0.5).split(len(keys[0]))  # (p, heads T, D): the image is never turned
+    seen = [torch.bmm(torch.bmm(a, k.transpose(1, 2)).softmax(-1), v) for a, k, v in zip(looks, keys, values, strict=True)]
+    found = torch.cat(seen).unflatten(1, (layer.heads, -1))  # (P, heads, T, D)
+    found = torch.einsum("bhtc,hdc->bthd", found, layer.v.weight.unflatten(0, (layer.heads, -1))).flatten(2)
     return layer.proj(found + layer.v.bias.to(found.dtype))
 
 
-def look_at_tokens(layer: CrossAttention, image: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """layer(image, keys, values) for an image (1 or B, N, D) and few tokens (B, T, D): (B, N, D)."""
-    k, v = (part(t).unflatten(-1, (layer.heads, -1)) for part, t in ((layer.k, keys), (layer.v, values)))  # (B, T, heads, d)
-    k, (t, heads) = k * k.shape[-1] ** -0.5, k.shape[1:3]
-    wanted = torch.einsum("bthd,hdc->bcth", k, layer.q.weight.unflatten(0, (heads, -1))).flatten(2)  # (B, D, T heads)
-    level = torch.einsum("bthd,hd->bth", k, layer.q.bias.unflatten(0, (heads, -1))).flatten(1)[:, None]
-    looks = torch.baddbmm(level, image.expand(len(k), -1, -1), wanted).transpose(1, 2).unflatten(1, (t, heads))
-    looks = looks.softmax(1).flatten(1, 2).transpose(1, 2)  # (B, N, T heads); the softmax over few tokens likes N at the end
-    given = torch.einsum("bthd,chd->bthc", v, layer.proj.weight.unflatten(1, (heads, -1))).flatten(1, 2)  # (B, T heads, D)
-    return torch.baddbmm(layer.proj.bias, looks.contiguous(), given)
+def add_tokens(layer: CrossAttention, images: Images, placed: Images | Tensor, keys: Tensor, values: Tensor) -> Images:
+    """image + layer(placed image, keys, values) for few tokens (P, T, D); `placed` is `queries` where one image is for all."""
+    k, v = (part(t).unflatten(-1, (layer.heads, -1)) for part, t in ((layer.k, keys), (layer.v, values)))  # (P, T, heads, d)
+    k, heads = k.transpose(1, 2) * k.shape[-1] ** -0.5, layer.heads
+    given = torch.einsum("bthd,chd->bhtc", v, layer.proj.weight.unflatten(1, (heads, -1)))
+    given = (given + layer.proj.bias.to(given.dtype) / heads).flatten(1, 2)  # a head's looks sum to 1
+    looks = looks_at_tokens(k, placed, len(images[0])) if isinstance(placed, Tensor) else looks_of_own(layer, k, placed)
+    parts = zip(images, looks, given.split(len(images[0])), strict=True)
+    return [torch.baddbmm(image, look.softmax(2).flatten(1, 2).transpose(1, 2), part) for image, look, part in parts]
+
+
+def queries(layer: CrossAttention, placed: Tensor) -> Tensor:
+    """What an image (1, N, D) asks, (heads, d, N)."""
+    return layer.q(placed)[0].unflatten(-1, (layer.heads, -1)).permute(1, 2, 0).contiguous()
+
+
+def looks_at_tokens(k: Tensor, asked: Tensor, each: int) -> Iterator[Tensor]:
+    """Scores (p, heads, T, N) of one image's queries (heads, d, N) with keys (P, heads, T, d), `each` prompts at a time."""
+    for part in k.split(each):
+        looks = torch.bmm(part.transpose(0, 1).flatten(1, 2), asked)
+        yield looks.unflatten(1, (len(part), -1)).transpose(0, 1)
+
+
+def looks_of_own(layer: CrossAttention, k: Tensor, placed: Images) -> Iterator[Tensor]:
+    """The same for images of their own (p, N, D), which are not turned into queries."""
+    wanted = torch.einsum("bhtd,hdc->bhtc", k, layer.q.weight.unflatten(0, (layer.heads, -1))).flatten(1, 2)  # (P, heads T, D)
+    level = torch.einsum("bhtd,hd->bht", k, layer.q.bias.unflatten(0, (layer.heads, -1))).flatten(1)[..., None]
+    for image, of_tokens, at_all in zip(placed, *(part.split(len(placed[0])) for part in (wanted, level)), strict=True):
+        yield torch.baddbmm(at_all, of_tokens, image.transpose(1, 2)).unflatten(1, (layer.heads, -1))  # `@` copies the image
 
 
 class TwoWayBlock(nn.Module):
@@ -67,25 +89,26 @@ class TwoWayBlock(nn.Module):
         self.mlp = MLP((width, mlp, width), act="relu")
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(4))
 
-    def ask(self, tokens: Tensor, image: Tensor, placed: Tensor, codes: Tensor) -> Tensor:
-        """What the tokens (P, T, D) see in the image (1 or P, N, D), with and without its positions: (P, T, D)."""
+    def ask(self, tokens: Tensor, images: Images, placed: Images, codes: Tensor) -> Tensor:
+        """What the tokens (P, T, D) see in the images, with and without their positions: (P, T, D)."""
         if self.first:
             tokens = self.norms[0](self.among(tokens, tokens, tokens))
         else:
             coded = tokens + codes
             tokens = self.norms[0](tokens + self.among(coded, coded, tokens))
-        tokens = self.norms[1](tokens + at_image(self.to_image, tokens + codes, placed, image))
+        tokens = self.norms[1](tokens + at_image(self.to_image, tokens + codes, placed, images))
         return self.norms[2](tokens + self.mlp(tokens))
 
-    def answer(self, tokens: Tensor, image: Tensor, placed: Tensor, codes: Tensor) -> Tensor:
-        """What the image (1 or P, N, D) makes of the tokens (P, T, D): (P, N, D)."""
-        return self.norms[3](image + look_at_tokens(self.to_tokens, placed, tokens + codes, tokens))
+    def answer(self, tokens: Tensor, images: Images, placed: Images | Tensor, codes: Tensor) -> Images:
+        """What the images make of the tokens (P, T, D); `placed` as `add_tokens` has it."""
+        return [self.norms[3](image) for image in add_tokens(self.to_tokens, images, placed, tokens + codes, tokens)]
 
 
-def at_image(layer: CrossAttention, tokens: Tensor, placed: Tensor, image: Tensor) -> Tensor:
-    """Tokens look at an image; one image for many prompts is projected once."""
-    look = layer if len(image) < len(tokens) else partial(look_at_image, layer)
-    return look(tokens, placed, image)
+def at_image(layer: CrossAttention, tokens: Tensor, placed: Images, images: Images) -> Tensor:
+    """Tokens look at their images; one image for many prompts is projected once."""
+    if sum(map(len, images)) < len(tokens):
+        return layer(tokens.flatten(0, 1)[None], placed[0], images[0]).view_as(tokens)
+    return look_at_image(layer, tokens, placed, images)
 
 
 class TwoWayTransformer(nn.Module):
@@ -96,17 +119,24 @@ class TwoWayTransformer(nn.Module):
         self.blocks = nn.ModuleList(TwoWayBlock(width, heads, mlp, first=i == 0) for i in range(depth))
         self.last, self.norm = CrossAttention(width, heads, width // 2), nn.LayerNorm(width)
 
-    def begin(self, codes: Tensor, image: Tensor, places: Tensor) -> Tensor:
-        """The first block's tokens (P, T, D), as long as the image (1 or P, N, D) may still be one for all."""
-        return self.blocks[0].ask(codes, image, image + places, codes) if len(self.blocks) else codes  # type: ignore[operator]
+    def begin(self, codes: Tensor, image: Tensor, places: Tensor) -> tuple[Tensor, Images | Tensor]:
+        """The first block's tokens (P, T, D), as long as the image (1 or P, N, D) may still be one for all, and what it answers
+        them by: `queries`, or images of their own with their positions."""
+        first, placed = self.blocks[0], image + places
+        tokens = first.ask(codes, [image], [placed], codes)  # type: ignore[operator]
+        return tokens, queries(first.to_tokens, placed) if len(image) < len(codes) else in_parts(placed, len(codes))  # type: ignore[arg-type]
 
-    def finish(self, tokens: Tensor, image: Tensor, codes: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
-        """All the rest: tokens (P, T, D), image (P, N, D)."""
+    def finish(
+        self, tokens: Tensor, images: Images, placed: Images | Tensor, codes: Tensor, places: Tensor, wanted: list[int]
+    ) -> tuple[Tensor, Images]:
+        """All the rest: of the tokens (P, T, D) those `wanted`, and their images."""
         for i, block in enumerate(self.blocks):
-            placed = image + places
-            tokens = block.ask(tokens, image, placed, codes) if i else tokens  # type: ignore[operator]
-            image = block.answer(tokens, image, placed, codes)  # type: ignore[operator]
-        return self.norm(tokens + at_image(self.last, tokens + codes, image + places, image)), image
+            if i:
+                placed = [image + places for image in images]
+                tokens = block.ask(tokens, images, placed, codes)  # type: ignore[operator]
+            images = block.answer(tokens, images, placed, codes)  # type: ignore[operator]
+        tokens, codes, placed = tokens[:, wanted], codes[:, wanted], [image + places for image in images]
+        return self.norm(tokens + at_image(self.last, tokens + codes, placed, images)), images
 
 
 class MaskDecoder(nn.Module):
@@ -135,30 +165,49 @@ class MaskDecoder(nn.Module):
         grid, width = (features.shape[2], features.shape[3]), self.tokens.shape[1]
         image = tokens_of(features[:, :width] + dense).to(arithmetic(features)).contiguous()
         codes, places = torch.cat((self.tokens.expand(len(prompts), -1, -1), prompts), 1), places.to(image.dtype)
-        tokens, wanted = self.transformer.begin(codes, image, places), range(1, MASKS) if multimask else range(1)
-        step, found = 1 if image.is_cpu else len(tokens), list[tuple[Tensor, Tensor]]()
-        parts = (tokens, codes, image, features[:, width:].flatten(2))
-        for own, code, map_, fine in zip(*(t.expand(len(tokens), -1, -1).split(step) for t in parts), strict=True):
-            own, map_ = self.transformer.finish(own, map_, code, places)
+        tokens, placed = self.transformer.begin(codes, image, places)
+        wanted = range(1, MASKS) if multimask else range(1)
+        named = [0, *(1 + i for i in wanted), *range(1 + MASKS, len(self.tokens))]
+        images, found = in_parts(image, len(tokens)), list[tuple[Tensor, Tensor]]()
+        fine = features[:, width:].flatten(2).unflatten(2, grid).expand(len(tokens), -1, -1, -1)
+        each = AT_ONCE * len(images[0])
+        for i, (own, code, below) in enumerate(zip(*(t.split(each) for t in (tokens, codes, fine)), strict=True)):
+            these = slice(i * AT_ONCE, (i + 1) * AT_ONCE)
+            told = placed if isinstance(placed, Tensor) else placed[these]
+            own, seen = self.transformer.finish(own, images[these], told, code, places, named)
             quality = self.quality(own[:, 0])[:, wanted.start : wanted.stop]
-            fine = fine.unflatten(2, grid)
-            if least == -math.inf:
-                found.append((self.draw(own, map_, fine, wanted), quality))
-                continue
-            worth = (quality.float() > least).any(1)
-            drawn = map_.new_full((len(own), len(wanted), 4 * grid[0], 4 * grid[1]), -math.inf)
-            if worth.any():
-                drawn[worth] = self.draw(own[worth], map_[worth], fine[worth], wanted)
-            found.append((drawn, quality))
+            worth = (quality.float() > least).any(1) if least > -math.inf else None
+            found.append((self.draw(own[:, 1:], seen, below, wanted, worth), quality))
         logits, qualities = zip(*found, strict=True)
         return torch.cat(logits), torch.cat(qualities)
 
-    def draw(self, tokens: Tensor, image: Tensor, fine: Tensor, wanted: range) -> Tensor:
-        """The masks `wanted` (P, M, 4 h, 4 w); fine (P, 2 D, h, w), of SAM-HQ alone."""
+    def draw(self, tokens: Tensor, images: Images, fine: Tensor, wanted: range, worth: Tensor | None) -> Tensor:
+        """The masks `wanted` (P, M, 4 h, 4 w) by their tokens (P, M, D), -inf for prompts that are not `worth` it (P,); of SAM-HQ
+        there is a token more, and fine (P, 2 D, h, w)."""
+        drawing = torch.stack([self.hyper[i](tokens[:, j]) for j, i in enumerate(wanted)], 1)  # (P, M, D / 8)
+        found = list[Tensor]()
+        for i, image in enumerate(images):
+            of_image = slice(i * len(image), (i + 1) * len(image))
+            parts = (drawing[of_image], tokens[of_image, -1], image, fine[of_image])
+            if worth is None or worth[of_image].all():
+                found.append(self._drawn(*parts))
+                continue
+            drawn = image.new_full((len(image), len(wanted), 4 * fine.shape[2], 4 * fine.shape[3]), -math.inf)
+            if worth[of_image].any():
+                drawn[worth[of_image]] = self._drawn(*(part[worth[of_image]] for part in parts))
+            found.append(drawn)
+        return torch.cat(found)
+
+    def _drawn(self, drawing: Tensor, last: Tensor, image: Tensor, fine: Tensor) -> Tensor:
+        """(P, M, 4 h, 4 w) of drawing (P, M, D / 8), the last token (P, D), which is SAM-HQ's, and image (P, N, D)."""
         image = F.gelu(self.upscale(image)).flatten(1, 3)  # (P, N * 16, D / 8)
-        drawing = torch.stack([self.hyper[i](tokens[:, 1 + i]) for i in wanted], 1)  # (P, M, D / 8)
-        logits = in_order((image @ drawing.transpose(1, 2)).transpose(1, 2), (fine.shape[2], fine.shape[3]))
-        return logits if self.hq is None else logits + self.hq(tokens[:, 1 + MASKS], image, fine)
+        logits = in_order(torch.bmm(drawing, image.transpose(1, 2)), (fine.shape[2], fine.shape[3]))
+        return logits if self.hq is None else logits + self.hq(last, image, fine)
+
+
+def in_parts(image: Tensor, prompts: int) -> Images:
+    """An image (1 or P, N, D), shared or not, in the parts that P prompts are answered in."""
+    return list(image.split(1)) * (prompts // len(image)) if image.is_cpu else [image.expand(prompts, -1, -1)]
 
 
 def arithmetic(x: Tensor) -> torch.dtype:
