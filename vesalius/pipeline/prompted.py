@@ -70,7 +70,7 @@ class PromptOptions:
 
 @dataclass(frozen=True)
 class FoundObject:
-    """One object of the label map: its `value`, what the user called it, its size, and the predicted IoU, on one slice."""
+    """One object of the label map: its `value`, what the user called it, its size, and the predicted IoU, on one slice or of the volume."""
 
     value: int
     name: str
@@ -172,6 +172,8 @@ def _objects(session: Session, options: PromptOptions, places: Places, tell: Wat
         trust.append(iou)
         canvas.paint(slices, number)
         notes += _lost(session, slices, names[number - 1], options)
+        if slices.trust is not None and slices.trust.doubt is not None:
+            notes.append(f"'{names[number - 1]}' is doubtful, look at every slice of it: {slices.trust.doubt}")
         files.append(places.alone(slices, str(number), names[number - 1]) if options.separate else None)
     named = Labels(tuple(Label(i, name) for i, name in enumerate(names, start=1)))
     places.write(canvas, named)
@@ -196,11 +198,12 @@ def _lost(session: Session, slices: Slices, name: str, options: PromptOptions) -
 
 
 def _found(session: Session, groups: Sequence[Sequence[ObjectPrompt]], options: PromptOptions) -> Iterator[Answer]:
-    """Each object's logits by slice, and the predicted IoU where slices were prompted one by one."""
+    """Each object's logits by slice, and the predicted IoU where slices were prompted one by one, or a volume seen as a whole."""
     grid = session.image.grid
     if grid.dims == 3 and options.propagate:
         for group in groups:
-            yield session.follow(group), None
+            slices = session.follow(group)
+            yield slices, None if slices.trust is None else slices.trust.iou
         return
     if any(prompt.plane(grid) is None for group in groups for prompt in group):
         raise InputError("a prompt in three dimensions has to propagate", fix="leave out --no-propagate, or prompt one slice")

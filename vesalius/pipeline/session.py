@@ -76,7 +76,8 @@ class Session:
     `window` (low, high) says which grey values become black and white; without it 8-bit images stay as they are and others
     follow the percentile rule of the weights (`view.rule` says which). `cache` is where embeddings are kept: a folder, an
     EmbeddingCache, None for the user's own cache folder, False for none. `sibling` goes through volumes in the model's place: a
-    weights file or a SolidPrompter, None for the model's own where it has one, False to go from slice to slice.
+    weights file or a SolidPrompter, None for the model's own where it has one, False to go from slice to slice. `doubt` says
+    what speaks against the last mask that the sibling gave, None where nothing does.
     Raises what `open_image` and `load_prompter` raise, ChannelError for an image that is neither grey nor RGB.
     """
 
@@ -99,6 +100,7 @@ class Session:
         self._looks: OrderedDict[Plane, Look] = OrderedDict()
         self._steps: list[Step] = []  # one an `add`
         self._undone: list[Step] = []
+        self.doubt: str | None = None
 
     def predict(
         self,
@@ -154,8 +156,11 @@ class Session:
         known = [self._resolved(prompt) for prompt in prompts]
         for prompt in known:
             prompt.plane(self.image.grid)  # all are looked at before the model is asked
+        self.doubt = None
         if options is None and self.sibling is not None and all(prompt.text is None for prompt in known):
-            return find_whole(known, self.image.grid, seen, self._find)
+            found = find_whole(known, self.image.grid, seen, self._find)
+            self.doubt = None if found.trust is None else found.trust.doubt
+            return found
         return follow(known, self.image.grid, seen, self.look, self._carrying(options))
 
     def add(self, points: Any = (), labels: Any = (), box: Any = None, mask: Any = None, **rest: Any) -> np.ndarray:

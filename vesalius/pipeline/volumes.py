@@ -32,12 +32,39 @@ Answer = Callable[[ObjectPrompt, Plane], Seen]
 Find = Callable[[np.ndarray, Told], Found]  # the sides of a voxel, what was said -> the answer; all of the upright volume
 
 
+# What speaks against the mask of a volume: docs/models/vesalius_mini.md has how many masks are doubted, and how good the others are.
+LEAST_IOU, LEAST_AGREEMENT, MOST_GROWTH = 0.6, 0.7, 2.5
+
+
+@dataclass(frozen=True)
+class Trust:
+    """How far a mask of a volume is to be trusted: the IoU that the model predicts; on the slices that were prompted, the IoU of
+    what it found with their own masks; and the largest slice over the largest of those."""
+
+    iou: float
+    agreement: float = 1.0
+    growth: float = 1.0
+
+    @property
+    def doubt(self) -> str | None:
+        """What speaks against it, in words."""
+        said = []
+        if self.iou < LEAST_IOU:
+            said.append(f"its predicted IoU is {self.iou:.2f}")
+        if self.agreement < LEAST_AGREEMENT:
+            said.append(f"on prompted slices it agrees with their masks by {self.agreement:.2f} alone")
+        if self.growth > MOST_GROWTH:
+            said.append(f"elsewhere a slice of it is {self.growth:.1f} times as large as where it was prompted")
+        return "; ".join(said) or None
+
+
 @dataclass(frozen=True, eq=False)
 class Slices:
     """Logits (H, W) of one object by slice along house `axis`; it is nowhere else. They may be drawn when asked for."""
 
     axis: int
     logits: Mapping[int, np.ndarray]
+    trust: Trust | None = None  # where a volume was seen as a whole
 
     def mask(self, grid: Grid) -> np.ndarray:
         """(Z, Y, X) boolean."""
@@ -118,7 +145,20 @@ def find_whole(prompts: Sequence[ObjectPrompt], grid: Grid, answer: Answer, find
         return Slices(axis, seeds)
     upright = Upright.of(grid)
     found = upright.back(find(upright.sides(lengths(grid)), upright.told(told)))
-    return Slices(axis, _sliced(found, grid, axis) | seeds)
+    slices = _sliced(found, grid, axis)
+    return Slices(axis, slices | seeds, _trust(found.iou, slices, told.sections))
+
+
+def _trust(iou: float, found: Mapping[int, np.ndarray], sections: Mapping[int, np.ndarray]) -> Trust:
+    """Of what was found (logits by slice), beside the masks of prompted slices, of which empty ones say nothing."""
+    said = {index: mask for index, mask in sections.items() if mask.any()}
+    if not said:
+        return Trust(iou)
+    own = {index: found[index] > 0 if index in found else np.zeros_like(mask) for index, mask in said.items()}
+    both = sum(int((own[index] & mask).sum()) for index, mask in said.items())
+    either = sum(int((own[index] | mask).sum()) for index, mask in said.items())
+    largest = max((int((logits > 0).sum()) for index, logits in found.items() if index not in said), default=0)
+    return Trust(iou, both / either, largest / max(int(mask.sum()) for mask in said.values()))
 
 
 def _sliced(found: Found, grid: Grid, axis: int) -> dict[int, np.ndarray]:

@@ -4,6 +4,7 @@ The stand-in is a network whose head is zero: it answers with what it begins fro
 """
 
 import json
+import re
 from itertools import permutations
 from pathlib import Path
 
@@ -210,6 +211,48 @@ def test_weights_name_the_cubes_that_belong_to_them_and_others_are_refused(tmp_p
         CubeOptions(section=9)
 
 
+class Saying(SolidPrompter):
+    """The stand-in with another predicted IoU, and logits moved by `more`."""
+
+    def __init__(self, iou, more=0.0):
+        super().__init__("saying", MODEL, "none")
+        self.__dict__.update(said=iou, more=more)
+
+    def find(self, volume, voxel, told):
+        found = super().find(volume, voxel, told)
+        return found._replace(iou=self.said, logits=found.logits + self.more)
+
+
+@pytest.mark.parametrize(
+    ("sibling", "doubts"),
+    [
+        (Saying(0.9), None),
+        (Saying(0.6), None),  # 0.6 is not less than 0.6
+        (Saying(0.59), "its predicted IoU is 0.59"),
+        (Saying(0.9, -100.0), "on prompted slices it agrees with their masks by 0.00 alone"),
+        (Saying(0.9, 100.0), r"on prompted .* by 0\.\d+ alone; elsewhere a slice of it is \d\.\d times as large as where"),
+    ],
+)
+def test_a_doubtful_mask_of_a_volume_is_told(tmp_path, sibling, doubts):
+    image, mask = scan()
+    rows, columns = np.flatnonzero(mask[10].any(1)), np.flatnonzero(mask[10].any(0))
+    box = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
+    seen = Session(image, FloodPrompter(), cache=False, sibling=sibling)
+    seen.add(box=box, slice=10)
+    assert seen.doubt is None  # of one slice nothing is said
+    seen.propagate()
+    assert (seen.doubt is None) == (doubts is None) and (doubts is None or re.fullmatch(doubts + ".*", seen.doubt))
+    write(Mask((200 * mask).astype(np.uint8), image.grid, None), tmp_path / "scan.nii.gz")
+    options = PromptOptions((ObjectPrompt(box=box, slice=10, name="lump"),), model=FloodPrompter(), cache=False, sibling=sibling)
+    done = segment_prompted(tmp_path / "scan.nii.gz", tmp_path / "out", options)
+    assert done.objects[0].predicted_iou == sibling.said
+    assert [note for note in done.notes if "lump" in note] == (
+        [] if doubts is None else [f"'lump' is doubtful, look at every slice of it: {seen.doubt}"]
+    )
+    seen.propagate(least_iou=0.1)  # from slice to slice, which has its own ways to stop
+    assert seen.doubt is None
+
+
 def test_where_the_siblings_weights_are_missing_it_is_said(tmp_path, monkeypatch):
 
     image, mask = scan()
@@ -219,5 +262,5 @@ def test_where_the_siblings_weights_are_missing_it_is_said(tmp_path, monkeypatch
     given = {"objects": (ObjectPrompt(box=WHOLE),), "model": prompter, "cache": False}
     told = segment_prompted(tmp_path / "scan.nii.gz", tmp_path / "a", PromptOptions(**given))
     assert any("slice to slice" in note for note in told.notes)
-    told = segment_prompted(tmp_path / "scan.nii.gz", tmp_path / "b", PromptOptions(**given, sibling=PRIOR))
+    told = segment_prompted(tmp_path / "scan.nii.gz", tmp_path / "b", PromptOptions(**given, sibling=Saying(0.9)))
     assert not told.notes and told.objects[0].voxels > 0
