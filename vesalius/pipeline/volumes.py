@@ -32,7 +32,7 @@ Answer = Callable[[ObjectPrompt, Plane], Seen]
 Find = Callable[[np.ndarray, Told], Found]  # the sides of a voxel, what was said -> the answer; all of the upright volume
 
 
-# What speaks against the mask of a volume: docs/models/vesalius_mini.md has how many masks are doubted, and how good the others are.
+# What speaks against the mask of a volume; how many are doubted, and how good the others are: docs/models/vesalius_mini.md
 LEAST_IOU, LEAST_AGREEMENT, MOST_GROWTH = 0.6, 0.7, 2.5
 
 
