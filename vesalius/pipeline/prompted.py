@@ -70,7 +70,7 @@ class PromptOptions:
 
 @dataclass(frozen=True)
 class FoundObject:
-    """One object of the label map: its `value`, what the user called it, its size and predicted IoU, on a slice or in the volume."""
+    """One object of the label map: its `value`, what the user called it, size and predicted IoU, of a slice or the volume."""
 
     value: int
     name: str
