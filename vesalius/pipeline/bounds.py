@@ -33,14 +33,34 @@ class BoxBounds(NamedTuple):
     sure: Tensor
 
 
+class Window(NamedTuple):
+    """Low-resolution masks `low` (n, h, w) in the cells from `corner` (y, x) on; `taps` of their rows and columns, which are
+    numbered by these cells, and by all pixels."""
+
+    low: Tensor
+    corner: tuple[int, int]
+    taps: tuple[Taps, Taps]
+
+
+def window(low: Tensor, taps: tuple[Taps, Taps], floor: float) -> Window:
+    """Where any of the masks (n, h, w) may have a pixel above `floor`: elsewhere nothing has to be looked at."""
+    top = low.amax(0)
+    hot = top > floor - SLACK * float(torch.maximum(top.amax(), -low.amin()))
+    cells, near = list[slice](), list[Taps]()
+    for axis, runs in enumerate(taps):
+        lit = hot.any(1 - axis).nonzero()[:, 0]
+        first, last = (int(lit[0]), int(lit[-1])) if len(lit) else (0, 0)
+        touched = ((runs.first <= last) & (runs.last >= first)).nonzero()[:, 0]
+        a, b = int(touched[0]), int(touched[-1]) + 1
+        begin = int(runs.first[a])
+        cells.append(slice(begin, int(runs.last[b - 1]) + 1))
+        near.append(Taps(runs.starts[a : b + 1], runs.first[a:b] - begin, runs.last[a:b] - begin))
+    return Window(low[:, cells[0], cells[1]], (cells[0].start, cells[1].start), (near[0], near[1]))
+
+
 def extremes(low: Tensor, taps: tuple[Taps, Taps]) -> tuple[Tensor, Tensor]:
     """The least and greatest value (n, R, S) of the cells behind each run of rows and columns; `low` is (n, h, w)."""
-    parts = [_extremes(part, taps) for part in low.float().split(PART)]
-    return torch.cat([least for least, _ in parts]), torch.cat([greatest for _, greatest in parts])
-
-
-def _extremes(low: Tensor, taps: tuple[Taps, Taps]) -> tuple[Tensor, Tensor]:
-    least = greatest = low
+    least = greatest = low.float()
     slack = SLACK * greatest.abs().amax((1, 2), keepdim=True)
     for dim, runs in ((1, taps[0]), (2, taps[1])):
         below, above = least.index_select(dim, runs.first), greatest.index_select(dim, runs.first)
@@ -70,7 +90,7 @@ def box_bounds(least: Tensor, greatest: Tensor, taps: tuple[Taps, Taps]) -> BoxB
 class Cut:
     """A low-resolution mask (h, w) but for what surely lies below: its `cells`, at `corner` (y, x), and `fill` around them.
 
-    At full size all that may lie above is in the `rows` and `columns`.
+    At full size all that may lie above is in the `rows` and `columns`; `bounds` are of its box (n = 1).
     """
 
     cells: Tensor
@@ -78,6 +98,7 @@ class Cut:
     shape: tuple[int, int]
     rows: slice
     columns: slice
+    bounds: BoxBounds
     fill: float
 
     @property
@@ -92,20 +113,21 @@ class Cut:
         return full
 
 
-def cut(low: Tensor, greatest: Tensor, taps: tuple[Taps, Taps], threshold: float) -> Cut:
-    """A mask (h, w) by its bound (R, S), cut to the cells of all pixels that are perhaps above `threshold`.
+def cut(near: Window, i: int, greatest: Tensor, bounds: BoxBounds, threshold: float, shape: tuple[int, int]) -> Cut:
+    """Mask i of a window by its bound (R, S), cut to the cells of all pixels that are perhaps above `threshold`; the whole has
+    `shape` (h, w).
 
     Every other pixel is a mean of cells that lie below it, here as there: the fill does too.
     """
     perhaps = greatest > threshold
     cells, pixels = list[slice](), list[slice]()
-    for axis, runs in enumerate(taps):
+    for axis, runs in enumerate(near.taps):
         which = perhaps.any(1 - axis).nonzero()[:, 0]
         first, last = (int(which[0]), int(which[-1])) if len(which) else (0, 0)
         cells.append(slice(int(runs.first[first]), int(runs.last[last]) + 1))
         pixels.append(slice(int(runs.starts[first]), int(runs.starts[last + 1])))
-    shape, corner = (low.shape[0], low.shape[1]), (cells[0].start, cells[1].start)
-    return Cut(low[cells[0], cells[1]].clone(), corner, shape, pixels[0], pixels[1], threshold - 1.0)
+    corner = (near.corner[0] + cells[0].start, near.corner[1] + cells[1].start)
+    return Cut(near.low[i, cells[0], cells[1]].clone(), corner, shape, pixels[0], pixels[1], bounds, threshold - 1.0)
 
 
 def iou_at_least(bounds: BoxBounds, others: np.ndarray) -> np.ndarray:

@@ -25,9 +25,9 @@ from torch import Tensor
 
 from ..core.errors import InputError, unknown_name
 from . import rle
-from .bounds import Cut, box_bounds, cut, extremes, iou_at_least, stability_at_most
+from .bounds import PART, BoxBounds, Cut, box_bounds, cut, extremes, iou_at_least, stability_at_most, window
 from .crops import crop_boxes, cut_by_crop, overlaps, point_grid, suppress
-from .looks import Asked, Look, Looker
+from .looks import Asked, Look, Looker, Taps
 from .regions import drop_small, mask_boxes, stability
 
 Record = dict[str, Any]
@@ -216,7 +216,6 @@ class _Candidate:
     iou: float
     point: np.ndarray
     state: Tensor | Cut | None
-    bounds: Any = None
     region: Region | None = None
 
 
@@ -257,23 +256,27 @@ class _Crop:
 
     def _hold(self, iou: Tensor, state: Tensor, points: np.ndarray) -> None:
         """Take in what neither its predicted IoU nor its low resolution rules out."""
-        options, taps, keep = self.options, self.seen.taps, torch.arange(len(iou))
-        if options.least_iou > -math.inf:
-            keep = (iou > options.least_iou).nonzero()[:, 0].cpu()
-        state, bounds = state[keep.to(state.device)], None
-        if taps is not None and len(keep):
-            state = state.cpu()
-            least, greatest = extremes(state, taps)
-            if options.least_stability > 0:
-                most = stability_at_most(least, greatest, taps, options.stability_score_offset)
-                hopeful = most * (1 + ROUNDING) >= options.least_stability
-                keep, state, least, greatest = keep[hopeful], state[hopeful], least[hopeful], greatest[hopeful]
-            bounds = box_bounds(least, greatest, taps)
-        for i, j in enumerate(keep.tolist()):
-            own = None if bounds is None else type(bounds)(*(part[i : i + 1] for part in bounds))
-            one = state[i].clone() if taps is None else cut(state[i], greatest[i], taps, self.below)
-            self.held += one.nbytes
-            self.candidates.append(_Candidate(float(iou[j]), points[j], one, own))
+        keep = torch.arange(len(iou))
+        if self.options.least_iou > -math.inf:
+            keep = (iou > self.options.least_iou).nonzero()[:, 0].cpu()
+        for which in keep.split(PART) if len(keep) else ():
+            states, found = state[which.to(state.device)], list[tuple[int, Tensor | Cut]]()
+            found += enumerate(states.clone()) if self.seen.taps is None else self._hopeful(states.cpu(), self.seen.taps)
+            for i, one in found:
+                self.held += one.nbytes
+                self.candidates.append(_Candidate(float(iou[which[i]]), points[which[i]], one))
+
+    def _hopeful(self, low: Tensor, taps: tuple[Taps, Taps]) -> Iterator[tuple[int, Cut]]:
+        """Of low-resolution masks (n, h, w) those whose stability may suffice, by their numbers."""
+        options, near, shape = self.options, window(low, taps, self.below), (low.shape[1], low.shape[2])
+        least, greatest = extremes(near.low, near.taps)
+        bounds, hopeful = box_bounds(least, greatest, near.taps), torch.ones(len(low), dtype=torch.bool)
+        if options.least_stability > 0:
+            most = stability_at_most(least, greatest, near.taps, options.stability_score_offset)
+            hopeful = most * (1 + ROUNDING) >= options.least_stability
+        for i in hopeful.nonzero()[:, 0].tolist():
+            own = BoxBounds(*(part[i : i + 1] for part in bounds))
+            yield i, cut(near, i, greatest[i], own, self.below, shape)
 
     def _next(self, waiting: list[_Candidate], kept: np.ndarray) -> tuple[list[_Candidate], list[_Candidate]]:
         """The next few that no kept box surely suppresses, and those after them."""
@@ -281,8 +284,8 @@ class _Crop:
         for i, candidate in enumerate(waiting):
             if len(chunk) == self.chunk:
                 return chunk, waiting[i:]
-            known = candidate.bounds is not None and candidate.state is not None and len(kept)
-            if known and (iou_at_least(candidate.bounds, kept) > self.options.box_nms_thresh + ROUNDING).any():
+            bounds = candidate.state.bounds if isinstance(candidate.state, Cut) and len(kept) else None
+            if bounds is not None and (iou_at_least(bounds, kept) > self.options.box_nms_thresh + ROUNDING).any():
                 continue
             chunk.append(candidate)
         return chunk, []

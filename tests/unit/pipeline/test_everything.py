@@ -13,7 +13,7 @@ from vesalius.core.errors import InputError
 from vesalius.models.sam.frame import Frame
 from vesalius.pipeline import everything as room
 from vesalius.pipeline import rle
-from vesalius.pipeline.bounds import box_bounds, cut, extremes, iou_at_least, stability_at_most
+from vesalius.pipeline.bounds import Window, box_bounds, cut, extremes, iou_at_least, stability_at_most, window
 from vesalius.pipeline.crops import crop_boxes, overlaps, suppress
 from vesalius.pipeline.everything import EverythingOptions, everything
 from vesalius.pipeline.looks import Proposals
@@ -145,8 +145,9 @@ def test_what_is_cut_off_moves_no_pixel_that_counts(shape, aspect):
     low = (torch.linspace(-2, 12, 24)[:, None, None] - apart) * 1.5 - torch.rand(24, 32, 32, generator=random)
     smaller = 0
     for threshold in (-1.0, 0.0, -3.5):
-        for mask, greatest in zip(low, extremes(low, look.taps)[1], strict=True):
-            kept = cut(mask, greatest, look.taps, threshold)
+        near = window(low, look.taps, threshold) if threshold else Window(low, (0, 0), look.taps)
+        for i, (mask, greatest) in enumerate(zip(low, extremes(near.low, near.taps)[1], strict=True)):
+            kept = cut(near, i, greatest, None, threshold, (32, 32))
             before, after = look.full(mask[None])[0], look.full(kept.whole()[None])[0]
             counts = before > threshold
             assert torch.equal(counts, after > threshold) and torch.equal(before[counts], after[counts])
