@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from trainable import options, pictures, recipe, volumes
 
+from vesalius.core.atomic import sole_writer
 from vesalius.core.errors import DatasetError, InputError, OutputError
 from vesalius.training.loop import TrainOptions, train
 from vesalius.training.plan import read_plan
@@ -84,6 +85,15 @@ def ctrl_c():
     yield
     for each, handler in before.items():
         signal.signal(each, handler)
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_run_that_another_process_writes_is_refused(tmp_path, resume):
+    pytest.importorskip("fcntl", reason="this system has no such locks")
+    data = volumes(tmp_path / "data")
+    with sole_writer(tmp_path / "run"), pytest.raises(OutputError, match="another process is writing into this folder"):
+        train(data, tmp_path / "run", options(tmp_path, [8, 16, 16], resume=resume))
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.usefixtures("ctrl_c")

@@ -7,10 +7,15 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .errors import OutputError
+
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks
+    fcntl = None  # type: ignore[assignment]
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # the disk, one's quota of it, the largest file that it or the system allows
 
@@ -67,6 +72,37 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         raise output_error(error, path) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+@contextmanager
+def sole_writer(folder: Path) -> Iterator[None]:
+    """Into this folder no other process writes meanwhile, of those that ask. Whatever ends the holder lets it go.
+
+    Made if it is not there; gone again where it stays empty. Raises OutputError where another is at work.
+    """
+    if folder.is_file() or fcntl is None:
+        yield
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise output_error(error, folder) from error
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            fix = "wait for it, or choose another folder"
+            raise OutputError("another process is writing into this folder", file=folder, fix=fix) from error
+        except OSError:  # a file system without locks
+            pass
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                folder.rmdir()
+    finally:
+        os.close(handle)
 
 
 def output_error(error: OSError, path: Path) -> Exception:

@@ -6,6 +6,7 @@ RUN/plan.toml  split.json  metrics.jsonl  tensorboard/  checkpoint.pt  weights.s
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 from accelerate import PartialState
 
+from ..core.atomic import sole_writer
 from ..core.errors import DatasetError, InputError, OutputError, unknown_name
 from ..io.datasets import open_dataset
 from ..models.catalog import build, entry
@@ -71,7 +73,8 @@ def train(
 
     if is_promptable(options, out):
         recipe = adjust(chosen_recipe(options, options.model), options)
-        return train_promptable(Path(dataset), out, options, recipe, limit_of, say)
+        with sole_writer(out) if is_main() else nullcontext():
+            return train_promptable(Path(dataset), out, options, recipe, limit_of, say)
     if options.folds is None:
         if options.fold is not None:
             raise InputError("a fold of how many?", fix="give --folds too")
@@ -84,9 +87,10 @@ def train(
         runs = [(out / f"fold_{fold}", fold) for fold in chosen]
     summaries = []
     for run, fold in runs:
-        plan, split, data = begin(Path(dataset), run, replace(options, fold=fold), say)
-        if not options.plan_only:
-            summaries.append(fit(plan, split, data, run, options, say))
+        with sole_writer(run) if is_main() else nullcontext():
+            plan, split, data = begin(Path(dataset), run, replace(options, fold=fold), say)
+            if not options.plan_only:
+                summaries.append(fit(plan, split, data, run, options, say))
     return summaries
 
 

@@ -1,0 +1,46 @@
+"""One process writes into a folder at a time, and whatever ends it lets the next one in."""
+
+import subprocess
+import sys
+
+import pytest
+
+from vesalius.core.atomic import sole_writer
+from vesalius.core.errors import OutputError
+
+pytest.importorskip("fcntl", reason="this system has no such locks")
+HOLD = """
+import sys
+from pathlib import Path
+from vesalius.core.atomic import sole_writer
+with sole_writer(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_second_writer_is_refused_until_the_first_is_gone_even_by_kill(tmp_path):
+    run = tmp_path / "deep" / "run"
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, run], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert holder.stdout.readline() == "held\n"
+    with pytest.raises(OutputError, match=r"run: another process is writing into this folder\. Wait for it"), sole_writer(run):
+        pass
+    assert run.is_dir()  # it is the other's
+    with sole_writer(run.parent / "fold_1"):  # beside it lies another
+        pass
+    holder.kill()
+    holder.wait()
+    with sole_writer(run):
+        (run / "plan.toml").touch()
+    assert run.is_dir()
+
+
+def test_a_folder_that_stays_empty_is_gone_again_and_a_file_in_its_place_is_the_callers_to_refuse(tmp_path):
+    with sole_writer(tmp_path / "run"):
+        assert (tmp_path / "run").is_dir()
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "file").touch()
+    with sole_writer(tmp_path / "file"):
+        pass
+    with pytest.raises(OutputError, match="cannot be made|file"), sole_writer(tmp_path / "file" / "run"):
+        pass
