@@ -42,5 +42,5 @@ def test_a_folder_that_stays_empty_is_gone_again_and_a_file_in_its_place_is_the_
     (tmp_path / "file").touch()
     with sole_writer(tmp_path / "file"):
         pass
-    with pytest.raises(OutputError, match="cannot be made|file"), sole_writer(tmp_path / "file" / "run"):
+    with pytest.raises(OutputError, match=r"cannot be made|file"), sole_writer(tmp_path / "file" / "run"):
         pass
