@@ -45,8 +45,7 @@ def read_dicom(path: Path, name: str, series: str | None = None) -> Image:
         kept, array, said = _pixels(first, stack.frames)
     if len(kept) < len(stack.frames):
         stack = Stack(stack.series, kept)
-        grid, more = grid_of(kept, first)
-        notes = [*notes, *more]
+        grid, _ = grid_of(kept, first)
     units = "HU" if first.get("Modality") == "CT" and all(f.rescaled in ("", "HU") for f in kept) else None
     if first.get("Modality") == "CT" and units is None:
         notes.append("a CT without a rescale to Hounsfield units: its values are no HU")
