@@ -107,11 +107,11 @@ def grid_of(frames: Sequence[Frame], header: Any) -> tuple[Grid, list[str]]:
         places = np.delete(along, list(doubled(frames)))
         if len(places) == 1:
             raise GeometryError("all slices lie at one position: they are no volume", fix="give one file at a time")
-        usual, notes = _usual(places)
-        step = np.subtract(last.position or 0, first.position) / (along[-1] - along[0]) * usual
         _require_straight(frames, along, min(first.spacing))
         if header.get("Modality") == "CT":  # slices of MR are often taken by turns, and form a volume
             _require_one_acquisition(frames)
+        usual, notes = _usual(places)
+        step = np.subtract(last.position or 0, first.position) / (along[-1] - along[0]) * usual
     orientation = np.array(first.orientation)
     affine = np.eye(4)
     affine[:3, 0], affine[:3, 1], affine[:3, 2] = step, orientation[3:] * first.spacing[0], orientation[:3] * first.spacing[1]
