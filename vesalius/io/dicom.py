@@ -160,8 +160,10 @@ def _frames(file: Path, header: Any) -> list[Frame]:
     """The frames of one object; an enhanced one carries place and rescale per frame, or shared, or neither."""
     shared = (header.get("SharedFunctionalGroupsSequence") or [{}])[0]
     per_frame = header.get("PerFrameFunctionalGroupsSequence") or []
+    count = int(header.get("NumberOfFrames") or 1)
+    placed = count == 1 or bool(per_frame or shared)  # one place for all frames, as a cine may have it, is none
     frames = []
-    for index in range(int(header.get("NumberOfFrames") or 1)):
+    for index in range(count):
         groups = [per_frame[index]] if index < len(per_frame) else []
         groups += [shared, header] if (per_frame or shared) else [header]
 
@@ -185,7 +187,7 @@ def _frames(file: Path, header: Any) -> list[Frame]:
         with decoding(file, "DICOM"):
             frames.append(Frame(
                 file, index, str(header.get("SOPInstanceUID") or ""),
-                _floats(find("PlanePositionSequence", "ImagePositionPatient"), 3),
+                _floats(find("PlanePositionSequence", "ImagePositionPatient"), 3) if placed else None,
                 _floats(find("PlaneOrientationSequence", "ImageOrientationPatient"), 6),
                 _floats(find("PixelMeasuresSequence", "PixelSpacing") or header.get("ImagerPixelSpacing"), 2),
                 float(thickness) if thickness is not None else None, *_stored(header),

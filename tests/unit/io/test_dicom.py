@@ -468,6 +468,13 @@ def test_a_text_is_no_dicom_without_preamble(tmp_path, bytes_):
         read(tmp_path / "notes")
 
 
+def test_a_cine_with_one_place_for_all_its_frames_has_pages_without_one(tmp_path):
+    frames = np.random.default_rng(0).integers(0, 255, (3, 6, 7), dtype=np.uint8)
+    image = read(save(Series("US").slice(frames[0], NumberOfFrames=3, PixelData=frames.tobytes()), tmp_path / "cine.dcm"))
+    np.testing.assert_array_equal(image.array[0], frames)
+    assert image.grid.affine is None and "carry no position" in image.notes[0]
+
+
 @pytest.mark.parametrize(("bits", "scale"), [(16, 1), (8, 1), (16, 256), (16, 257)])
 def test_a_palette_of_8_bits_is_as_bright_in_words_of_16(tmp_path, bits, scale):
     indices = np.arange(256, dtype=np.uint8).reshape(16, 16)
