@@ -75,7 +75,7 @@ def _organised(path: Path, series: str | None) -> tuple[Any, Stack, Grid, list[s
         grid, more = grid_of(frames, first)
     except GeometryError as error:
         raise GeometryError(error.problem, file=path, fix=error.fix) from error
-    if grid.affine is not None and frames[0].spacing == _floats(first.get("ImagerPixelSpacing"), 2):
+    if grid.affine is not None and frames[0].spacing == _at_detector(first):
         more.append("its mm are those at the detector: what lies in the patient is smaller, by the X-ray's magnification")
     return first, Stack(_series(first), tuple(frames)), grid, [*notes, *said, *more]
 
@@ -189,7 +189,7 @@ def _frames(file: Path, header: Any) -> list[Frame]:
                 file, index, str(header.get("SOPInstanceUID") or ""),
                 _floats(find("PlanePositionSequence", "ImagePositionPatient"), 3) if placed else None,
                 _floats(find("PlaneOrientationSequence", "ImageOrientationPatient"), 6),
-                _floats(find("PixelMeasuresSequence", "PixelSpacing") or header.get("ImagerPixelSpacing"), 2),
+                _floats(find("PixelMeasuresSequence", "PixelSpacing"), 2) or _at_detector(header),
                 float(thickness) if thickness is not None else None, *_stored(header),
                 float(slope if slope is not None else 1), 0.0 if table else float(intercept or 0),
                 None if slope is None else str(kind or ""), str(header.get("AcquisitionNumber") or ""),
@@ -212,7 +212,15 @@ def _stored(header: Any) -> tuple[np.dtype[Any], int]:
 
 
 def _floats(value: Any, count: int) -> tuple[float, ...] | None:
-    return tuple(float(v) for v in value) if value is not None and len(value) == count else None
+    return tuple(float(v) for v in value) if np.size(value) == count else None
+
+
+def _at_detector(header: Any) -> tuple[float, ...] | None:
+    """How wide an X-ray's pixels are at the detector; None where nothing that can be read says so."""
+    try:
+        return _floats(header.get("ImagerPixelSpacing"), 2)
+    except ValueError:
+        return None
 
 
 def _pixels(header: Any, frames: Sequence[Frame]) -> tuple[tuple[Frame, ...], np.ndarray, list[str]]:
