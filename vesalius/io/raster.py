@@ -81,7 +81,7 @@ def read_tiff(path: Path, name: str, format: str = "tiff", *, as_labels: bool = 
         _whole(tiff, series, path, notes)
         if len(tiff.series) > 1:
             which = "first" if number == 0 else "largest"
-            notes.append(f"the file holds {len(tiff.series)} images of different sizes or kinds; the {which} is read")
+            notes.append(f"the file holds {len(tiff.series)} images; the {which} is read")
         if EXIF_ORIENTATION in page.tags and int(page.tags[EXIF_ORIENTATION].value) > 1:
             notes.append("its orientation tag asks for a rotation or a mirroring; the pixels are taken as stored")
         order = _house_axes(series.axes, series.shape, path)

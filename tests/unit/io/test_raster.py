@@ -472,7 +472,7 @@ def test_a_thumbnail_before_its_picture_is_passed_over(tmp_path, marked):
         tiff.write(picture, photometric="rgb", tile=(32, 32))
     image = read(tmp_path / "slide.tif")
     np.testing.assert_array_equal(image.array[:, 0], picture.transpose(2, 0, 1))
-    assert image.notes == ("the file holds 2 images of different sizes or kinds; the largest is read",)
+    assert image.notes == ("the file holds 2 images; the largest is read",)
     assert peek(tmp_path / "slide.tif").grid.shape == (1, 64, 80)
 
 
