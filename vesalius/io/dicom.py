@@ -45,8 +45,7 @@ def read_dicom(path: Path, name: str, series: str | None = None) -> Image:
         kept, array, said = _pixels(first, stack.frames)
     if len(kept) < len(stack.frames):
         stack = Stack(stack.series, kept)
-        grid, more = grid_of(kept, first)
-        notes = [*notes, *more]
+        grid, _ = grid_of(kept, first)
     units = "HU" if first.get("Modality") == "CT" and all(f.rescaled in ("", "HU") for f in kept) else None
     if first.get("Modality") == "CT" and units is None:
         notes.append("a CT without a rescale to Hounsfield units: its values are no HU")
@@ -76,7 +75,7 @@ def _organised(path: Path, series: str | None) -> tuple[Any, Stack, Grid, list[s
         grid, more = grid_of(frames, first)
     except GeometryError as error:
         raise GeometryError(error.problem, file=path, fix=error.fix) from error
-    if grid.affine is not None and frames[0].spacing == _floats(first.get("ImagerPixelSpacing"), 2):
+    if grid.affine is not None and frames[0].spacing == _at_detector(first):
         more.append("its mm are those at the detector: what lies in the patient is smaller, by the X-ray's magnification")
     return first, Stack(_series(first), tuple(frames)), grid, [*notes, *said, *more]
 
@@ -161,8 +160,10 @@ def _frames(file: Path, header: Any) -> list[Frame]:
     """The frames of one object; an enhanced one carries place and rescale per frame, or shared, or neither."""
     shared = (header.get("SharedFunctionalGroupsSequence") or [{}])[0]
     per_frame = header.get("PerFrameFunctionalGroupsSequence") or []
+    count = int(header.get("NumberOfFrames") or 1)
+    placed = count == 1 or bool(per_frame or shared)  # one place for all frames, as a cine may have it, is none
     frames = []
-    for index in range(int(header.get("NumberOfFrames") or 1)):
+    for index in range(count):
         groups = [per_frame[index]] if index < len(per_frame) else []
         groups += [shared, header] if (per_frame or shared) else [header]
 
@@ -186,9 +187,9 @@ def _frames(file: Path, header: Any) -> list[Frame]:
         with decoding(file, "DICOM"):
             frames.append(Frame(
                 file, index, str(header.get("SOPInstanceUID") or ""),
-                _floats(find("PlanePositionSequence", "ImagePositionPatient"), 3),
+                _floats(find("PlanePositionSequence", "ImagePositionPatient"), 3) if placed else None,
                 _floats(find("PlaneOrientationSequence", "ImageOrientationPatient"), 6),
-                _floats(find("PixelMeasuresSequence", "PixelSpacing") or header.get("ImagerPixelSpacing"), 2),
+                _floats(find("PixelMeasuresSequence", "PixelSpacing"), 2) or _at_detector(header),
                 float(thickness) if thickness is not None else None, *_stored(header),
                 float(slope if slope is not None else 1), 0.0 if table else float(intercept or 0),
                 None if slope is None else str(kind or ""), str(header.get("AcquisitionNumber") or ""),
@@ -211,7 +212,15 @@ def _stored(header: Any) -> tuple[np.dtype[Any], int]:
 
 
 def _floats(value: Any, count: int) -> tuple[float, ...] | None:
-    return tuple(float(v) for v in value) if value is not None and len(value) == count else None
+    return tuple(float(v) for v in value) if np.size(value) == count else None
+
+
+def _at_detector(header: Any) -> tuple[float, ...] | None:
+    """How wide an X-ray's pixels are at the detector; None where nothing that can be read says so."""
+    try:
+        return _floats(header.get("ImagerPixelSpacing"), 2)
+    except ValueError:
+        return None
 
 
 def _pixels(header: Any, frames: Sequence[Frame]) -> tuple[tuple[Frame, ...], np.ndarray, list[str]]:

@@ -204,7 +204,7 @@ def _affines(header: Any, ndim: int) -> Iterator[tuple[str, np.ndarray | None]]:
     known = bool(np.isfinite(pixdim).all() and (pixdim > 0).all())
     if header["qform_code"] > 0:
         filled = header.copy()
-        filled["pixdim"][1:4] = pixdim
+        filled["pixdim"][:4] = (-1 if header["pixdim"][0] == -1 else 1, *pixdim)  # 0 counts as 1, by the standard
         try:
             yield "qform", _usable(np.array(filled.get_qform(), dtype=np.float64), flat=False)
         except (ValueError, ArithmeticError, nib.spatialimages.HeaderDataError):

@@ -74,24 +74,22 @@ def peek_picture(path: Path, format: str) -> Peek:
 
 def read_tiff(path: Path, name: str, format: str = "tiff", *, as_labels: bool = False) -> Image:
     """The largest image of a TIFF or Aperio slide as (C, Z, Y, X), its pages along Z. Raises UnreadableFile, ChannelError."""
-    import tifffile
-
     notes: list[str] = []
-    with decoding(path, "TIFF"), tifffile.TiffFile(path) as tiff:
+    with decoding(path, "TIFF"), _opened_tiff(path) as tiff:
         number, series = _largest(tiff)
         page = cast(Any, series.keyframe)
         _whole(tiff, series, path, notes)
         if len(tiff.series) > 1:
             which = "first" if number == 0 else "largest"
-            notes.append(f"the file holds {len(tiff.series)} images of different sizes or kinds; the {which} is read")
+            notes.append(f"the file holds {len(tiff.series)} images; the {which} is read")
         if EXIF_ORIENTATION in page.tags and int(page.tags[EXIF_ORIENTATION].value) > 1:
             notes.append("its orientation tag asks for a rotation or a mirroring; the pixels are taken as stored")
         order = _house_axes(series.axes, series.shape, path)
         along = _along_z(series)
         if along == "T":
             notes.append(f"its {order[1]} time points are taken as slices: nothing is known of mm between them")
-        if series.nbytes > MAP_ABOVE and page.is_memmappable:
-            array: np.ndarray = tifffile.memmap(path, mode="r", series=number)
+        if series.nbytes > MAP_ABOVE and page.is_memmappable and series.dataoffset is not None:  # pages lie one behind the other
+            array: np.ndarray = np.memmap(path, tiff.byteorder + series.dtype.char, "r", series.dataoffset, series.shape)
         else:
             _require_memory(series.nbytes, " x ".join(map(str, series.shape)))
             array = series.asarray()
@@ -104,9 +102,7 @@ def read_tiff(path: Path, name: str, format: str = "tiff", *, as_labels: bool = 
 
 def peek_tiff(path: Path) -> Peek:
     """Grid and channels from the tags; raises UnreadableFile."""
-    import tifffile
-
-    with decoding(path, "TIFF"), tifffile.TiffFile(path) as tiff:
+    with decoding(path, "TIFF"), _opened_tiff(path) as tiff:
         number, series = _largest(tiff)
         page = cast(Any, series.keyframe)
         sizes = _house_axes(series.axes, series.shape, path)
@@ -227,6 +223,18 @@ def _deep_png(path: Path) -> np.ndarray:
     import imagecodecs
 
     return np.asarray(imagecodecs.png_decode(path.read_bytes()))
+
+
+def _opened_tiff(path: Path) -> Any:
+    """The file; pages of one size that tifffile wrote one by one, which it takes for so many images, are a stack as in others."""
+    import tifffile
+
+    tiff = tifffile.TiffFile(path)
+    alike = {(series.kind, series.axes, series.shape, series.dtype) for series in tiff.series}
+    if len(tiff.series) == 1 or len(alike) > 1 or tiff.series[0].kind != "shaped" or tiff.series[0].axes not in ("YX", "YXS"):
+        return tiff
+    tiff.close()
+    return tifffile.TiffFile(path, is_shaped=False)
 
 
 def _largest(tiff: Any) -> tuple[int, Any]:

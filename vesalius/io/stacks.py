@@ -1,8 +1,8 @@
 """Slices in the patient: sorted along their normal and laid on one grid, or refused where they form no volume.
 
     normal = row x column        slices sort by  position . normal,  never by file name or instance number
-    step   = (last - first position) scaled to the usual distance: SliceThickness is never asked, a sheared
-             stack (gantry tilt) keeps its shear
+    step   = (last - first position) scaled to the usual distance: the mean where headers round even places, the median
+             where slices are missing. SliceThickness is never asked, a sheared stack (gantry tilt) keeps its shear
 
 LPS becomes RAS by turning round the first two rows. A single frame without a place has its size, and lies with x to the left
 and y to the back from the origin, as ITK reads it.
@@ -22,6 +22,7 @@ from ..core.errors import GeometryError
 from ..core.image import Grid
 
 UNEVEN, UNEVEN_AT_LEAST = 0.25, 3  # share and number of odd steps between slices beyond which no even grid is true
+ASTRAY = 0.2  # of a step by which a slice may lie off an even grid: headers round places
 ASIDE = 0.5  # pixels by which a slice may lie aside of the others
 SKEW = 0.05  # by which directions may be no unit vectors: headers round them
 
@@ -97,20 +98,20 @@ def grid_of(frames: Sequence[Frame], header: Any) -> tuple[Grid, list[str]]:
         first = replace(first, position=(0, 0, 0), orientation=(1, 0, 0, 0, 1, 0))  # its size is known, as ITK has it
     if first.position is None or first.orientation is None or first.spacing is None or min(first.spacing) <= 0:
         return Grid(shape, None, dims), []
-    normal, notes = _normal(first), []
+    normal = _normal(first)
+    notes: list[str] = []
     if len(frames) == 1:
         step = normal * (first.thickness or first.spacing[1])  # of a single slice the third size means nothing
     else:
         along = np.array([np.dot(frame.position or (0, 0, 0), normal) for frame in frames])
-        steps = np.diff(along)
-        usual = float(np.median(steps[steps > 1e-3])) if (steps > 1e-3).any() else 0.0
-        if usual == 0:
+        places = np.delete(along, list(doubled(frames)))
+        if len(places) == 1:
             raise GeometryError("all slices lie at one position: they are no volume", fix="give one file at a time")
-        step = np.subtract(last.position or 0, first.position) / (along[-1] - along[0]) * usual
         _require_straight(frames, along, min(first.spacing))
         if header.get("Modality") == "CT":  # slices of MR are often taken by turns, and form a volume
             _require_one_acquisition(frames)
-        notes = _unevenness(steps, usual)
+        usual, notes = _usual(places)
+        step = np.subtract(last.position or 0, first.position) / (along[-1] - along[0]) * usual
     orientation = np.array(first.orientation)
     affine = np.eye(4)
     affine[:3, 0], affine[:3, 1], affine[:3, 2] = step, orientation[3:] * first.spacing[0], orientation[:3] * first.spacing[1]
@@ -150,19 +151,27 @@ def _require_one_acquisition(frames: Sequence[Frame]) -> None:
         raise GeometryError(told, fix="split the series by AcquisitionNumber")
 
 
-def _unevenness(steps: np.ndarray, usual: float) -> list[str]:
-    """Notes on gaps; raises GeometryError where so many steps differ that no even grid is true to them."""
+def _usual(places: np.ndarray) -> tuple[float, list[str]]:
+    """The usual step in mm between places that rise, and notes on others; raises GeometryError where so many steps differ that
+    no even grid is true to them.
+    """
+    steps = np.diff(places)
+    astray = float(np.abs(places - np.linspace(places[0], places[-1], len(places))).max())
+    even = astray <= ASTRAY * steps.mean()
+    usual = float(steps.mean() if even else np.median(steps))
     wide = np.flatnonzero(np.abs(steps - usual) > max(0.02 * usual, 0.01))
-    wide = wide[steps[wide] > 1e-3]  # a step of nothing is a duplicate, told elsewhere
     if not wide.size:
-        return []
+        return usual, []
+    if even:
+        return usual, [f"slices are not quite evenly spaced: up to {astray:.2f} mm aside of steps of {usual:.2f} mm"]
     if wide.size >= UNEVEN_AT_LEAST and wide.size > UNEVEN * len(steps):
         low, high = steps[wide].min(), steps[wide].max()
         told = f"{wide.size} of {len(steps)} steps between slices are not {usual:.2f} mm, but {low:.2f} to {high:.2f} mm"
         raise GeometryError(told, fix="resample the series to even steps, or give the evenly spaced parts one at a time")
     told = ", ".join(f"{steps[i]:.2f} mm after slice {i + 1}" for i in wide[:3])
     more = f" and {wide.size - 3} more" if wide.size > 3 else ""
-    return [f"slices are not evenly spaced: usually {usual:.2f} mm, but {told}{more}; distances across the gaps are too short"]
+    told += f"{more}; distances across the gaps are too short"
+    return usual, [f"slices are not evenly spaced: usually {usual:.2f} mm, but {told}"]
 
 
 def _normal(frame: Frame) -> np.ndarray:

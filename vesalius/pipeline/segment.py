@@ -36,7 +36,7 @@ from .predictor import Engine, Predictor, load
 from .probabilities import keep_probabilities
 from .tiled import Precision, Slab, tiled
 
-RESULTS = 1  # counted up whenever the same input, weights and options come to give another mask: finished cases are done anew
+RESULTS = 2  # counted up whenever the same input, weights and options come to give another mask: finished cases are done anew
 RGB = ({"red", "green", "blue"}, {"r", "g", "b"})
 
 

@@ -110,6 +110,21 @@ def test_a_missing_slice_is_reported_in_millimetres(tmp_path, ct):
     assert image.grid.spacing[0] == pytest.approx(2)
 
 
+@pytest.mark.parametrize(("step_mm", "said"), [(1.25, "up to 0.10 mm aside of steps of 1.25 mm"), (0.72, "0.72 mm"), (2.5, "")])
+def test_even_places_that_the_headers_round_are_even_by_their_mean_step(tmp_path, ct, step_mm, said):
+    ct.stack(tmp_path / "study", np.round(np.arange(40) * step_mm, 1))
+    image = read(tmp_path / "study")
+    assert image.grid.spacing[0] == pytest.approx(step_mm, abs=0.1 / 39)
+    assert said in image.notes[0] if said else not image.notes
+
+
+def test_a_gap_is_told_once_where_a_slice_is_there_twice(tmp_path, ct):
+    values = ct.stack(tmp_path / "study", [0, 2, 4, 8, 10])
+    save(ct.slice(values[1], 2.0), tmp_path / "study" / "twin")
+    gaps = [note for note in read(tmp_path / "study").notes if "evenly" in note]
+    assert len(gaps) == 1 and "4.00 mm after slice 3" in gaps[0]
+
+
 @pytest.mark.parametrize("places", [[0, 0.5, 2, 2.5, 4, 4.5, 6], [0, 5, 10, 15, 20, 22.5, 25, 27.5]])
 def test_slices_that_no_even_grid_is_true_to_are_refused(tmp_path, ct, places):
     ct.stack(tmp_path / "study", places)
@@ -451,6 +466,13 @@ def test_a_text_is_no_dicom_without_preamble(tmp_path, bytes_):
     (tmp_path / "notes").write_bytes(bytes_)
     with pytest.raises(UnreadableFile, match="no image format"):
         read(tmp_path / "notes")
+
+
+def test_a_cine_with_one_place_for_all_its_frames_has_pages_without_one(tmp_path):
+    frames = np.random.default_rng(0).integers(0, 255, (3, 6, 7), dtype=np.uint8)
+    image = read(save(Series("US").slice(frames[0], NumberOfFrames=3, PixelData=frames.tobytes()), tmp_path / "cine.dcm"))
+    np.testing.assert_array_equal(image.array[0], frames)
+    assert image.grid.affine is None and "carry no position" in image.notes[0]
 
 
 @pytest.mark.parametrize(("bits", "scale"), [(16, 1), (8, 1), (16, 256), (16, 257)])

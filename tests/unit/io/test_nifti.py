@@ -177,6 +177,13 @@ def test_an_unusable_sform_gives_way_to_the_qform_and_that_is_said(tmp_path):
     assert read_image.grid.spacing == (4, 3, 2) and "sform is unusable" in read_image.notes[0]
 
 
+@pytest.mark.parametrize(("said", "z"), [(1, "S"), (0, "S"), (-1, "I")])
+def test_a_qfac_of_nothing_is_1_as_the_standard_has_it(tmp_path, said, z):
+    path = saved(tmp_path / "a.nii", np.zeros((5, 6, 7), np.uint8), np.diag([2.0, 3, 4, 1]))
+    image = read(patched(path, pixdim=[said, 2, 3, 4, 1, 1, 1, 1], qform_code=1, sform_code=0))
+    assert image.grid.orientation == f"{z}AR" and not image.notes  # else pixdim alone would turn left and right round
+
+
 def test_a_qform_that_says_otherwise_is_told_and_the_sform_taken(tmp_path):
     image = nib.Nifti1Image(np.zeros((3, 4, 5), np.uint8), np.diag([2.0, 3, 4, 1]))
     image.set_sform(np.diag([2.0, 3, 4, 1]), code=1)

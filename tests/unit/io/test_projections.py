@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 from dicom_slices import Series, save
+from pydicom.dataelem import RawDataElement
+from pydicom.tag import Tag
 from specimens import picture
 
 from vesalius.core.errors import DatasetError, InputError
@@ -117,3 +119,15 @@ def test_an_xray_without_a_position_knows_its_millimetres_and_lies_as_itk_has_it
     assert theirs.GetDirection() == (1, 0, 0, 0, 1, 0, 0, 0, 1) and theirs.GetOrigin() == (0, 0, 0)
     np.testing.assert_allclose(image.grid.affine[:, 1:], [[0, -0.1, 0], [-0.2, 0, 0], [0, 0, 0], [0, 0, 1]])  # L, P, as in LPS
     assert any("at the detector" in note for note in image.notes) == (field == "ImagerPixelSpacing")
+
+
+@pytest.mark.parametrize("said", [b"0.2 ", b"0.2\\N/A "])
+@pytest.mark.parametrize("known", [True, False])
+def test_a_size_at_the_detector_that_cannot_be_read_says_nothing(tmp_path, said, known):
+    one = Series("CR").slice(PIXELS)
+    del one.ImagePositionPatient, one.ImageOrientationPatient
+    if not known:
+        del one.PixelSpacing
+    one[0x00181164] = RawDataElement(Tag(0x00181164), "DS", len(said), said, 0, False, True)
+    image = read(save(one, tmp_path / "a.dcm"))
+    assert image.notes == () and (image.grid.spacing is not None) == known

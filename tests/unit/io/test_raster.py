@@ -436,6 +436,34 @@ def test_a_picture_that_memory_cannot_hold_is_told_by_its_size_not_as_damaged(tm
         read(huge(tmp_path / "slide.png", 1_000))
 
 
+def pages_one_by_one(path, pages, **options):
+    with tifffile.TiffWriter(path) as tiff:
+        for page in pages:
+            tiff.write(page, photometric="minisblack", **options)
+    return path
+
+
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_pages_written_one_by_one_are_the_slices_of_one_volume(tmp_path, compression):
+    pages = np.stack([GREY16, GREY16 // 2, GREY16 // 3])
+    image = read(pages_one_by_one(tmp_path / "a.tif", pages, compression=compression))
+    np.testing.assert_array_equal(image.array[0], pages)
+    assert not image.notes and peek(tmp_path / "a.tif").grid.shape == (3, 6, 7)
+    volumes = pages_one_by_one(tmp_path / "b.tif", [pages, pages + 1])  # two images, not six slices
+    np.testing.assert_array_equal(read(volumes).array[0], pages)
+
+
+@pytest.mark.parametrize("apart", [True, False])
+def test_a_large_uncompressed_stack_is_read_wherever_its_pages_lie(tmp_path, monkeypatch, apart):
+    monkeypatch.setattr("vesalius.io.raster.MAP_ABOVE", 100)
+    pages = np.stack([GREY16, GREY16 // 2, GREY16 // 3])
+    if apart:
+        Pillow.fromarray(pages[0]).save(tmp_path / "a.tif", save_all=True, append_images=[Pillow.fromarray(p) for p in pages[1:]])
+    else:
+        tifffile.imwrite(tmp_path / "a.tif", pages, byteorder=">", photometric="minisblack")
+    np.testing.assert_array_equal(read(tmp_path / "a.tif").array[0], pages)
+
+
 @pytest.mark.parametrize("marked", [0, 1])
 def test_a_thumbnail_before_its_picture_is_passed_over(tmp_path, marked):
     picture = np.random.default_rng(0).integers(0, 255, (64, 80, 3), np.uint8)
@@ -444,7 +472,7 @@ def test_a_thumbnail_before_its_picture_is_passed_over(tmp_path, marked):
         tiff.write(picture, photometric="rgb", tile=(32, 32))
     image = read(tmp_path / "slide.tif")
     np.testing.assert_array_equal(image.array[:, 0], picture.transpose(2, 0, 1))
-    assert image.notes == ("the file holds 2 images of different sizes or kinds; the largest is read",)
+    assert image.notes == ("the file holds 2 images; the largest is read",)
     assert peek(tmp_path / "slide.tif").grid.shape == (1, 64, 80)
 
 
