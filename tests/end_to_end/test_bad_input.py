@@ -271,10 +271,10 @@ def test_an_output_inside_the_dicom_folder_that_is_read_is_refused_the_first_tim
     study = dicom_series(tmp_path / "study")
     before = files_in(study)
     words = ["segment", study, "-o", tmp_path / out, "--model", "unet", "--weights", volume_weights]
-    assert refused(run(*words), "inside the DICOM folder", "beside it") and not computed
+    assert refused(run(*words), "inside the folder that is read", "beside it") and not computed
     assert files_in(study) == before
     (tmp_path / "link").symlink_to(study)
-    assert refused(run(*words[:2], "-o", tmp_path / "link" / "out", *words[4:]), "inside the DICOM folder")
+    assert refused(run(*words[:2], "-o", tmp_path / "link" / "out", *words[4:]), "inside the folder that is read")
 
 
 def test_an_output_that_cannot_be_made_is_refused(run, tmp_path, picture_weights):

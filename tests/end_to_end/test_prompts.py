@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from flood import FloodPrompter
 from PIL import Image
+from specimens import dicom_series
 
 from vesalius.io.files import read_mask
 from vesalius.pipeline import prompted, rle
@@ -474,6 +475,19 @@ def test_an_image_of_two_channels_is_refused(run, flood, tmp_path):
 
     tifffile.imwrite(tmp_path / "two.tiff", np.zeros((20, 20, 5), np.uint8), photometric="rgb")
     refused(run("segment", tmp_path / "two.tiff", "-o", tmp_path / "out", "--point", "1,1"), "channels")
+
+
+@pytest.mark.parametrize("out", ["", "out", "out/mask.nii.gz"])
+def test_an_output_inside_the_dicom_folder_or_among_the_frames_is_refused_the_first_time(run, flood, case, tmp_path, out):
+    study, film = dicom_series(tmp_path / "study"), tmp_path / "film"
+    film.mkdir()
+    for number in range(3):
+        shutil.copy(case, film / f"{number}.png")
+    for folder, suffix in ((study, ".nii.gz"), (film, ".tiff")):
+        before = sorted(folder.rglob("*"))
+        done = run("segment", folder, "-o", folder / out.replace(".nii.gz", suffix), "--box", "4,4,9,9", "--slice", "1")
+        assert done.exit_code == 2 and "inside the folder that is read" in done.stderr, done.stderr
+        assert sorted(folder.rglob("*")) == before and not flood.looks
 
 
 def test_a_mask_that_is_there_is_not_overwritten(run, flood, case, tmp_path):

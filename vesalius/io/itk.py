@@ -14,7 +14,7 @@ import numpy as np
 from ..core.atomic import atomic
 from ..core.errors import GeometryError, InputError, OutputError
 from ..core.image import Grid, Image, Mask, Source
-from .decoding import Peek, decoding, native
+from .decoding import Peek, decoding, native, rgb_names
 from .raster import MM_PER_UNIT
 
 SPACED = re.compile(r"^(space directions|spacings|ElementSpacing|ElementSize)\s*[:=](?!.*nan)", re.MULTILINE | re.IGNORECASE)
@@ -33,7 +33,8 @@ def read_itk(path: Path, name: str, format: str) -> Image:
             array = array[0]  # ITK's fourth dimension: channels
         grid = _grid(picture, path)
         array = np.ascontiguousarray(array).reshape(-1, *grid.shape)
-    return Image(native(array), grid, source=Source(path, format, name))
+    colours = picture.GetNumberOfComponentsPerPixel() == 3 and array.dtype == np.uint8  # ITK tells no colours from vectors
+    return Image(native(array), grid, rgb_names(3) if colours else (), source=Source(path, format, name))
 
 
 def peek_itk(path: Path) -> Peek:

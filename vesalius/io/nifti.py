@@ -22,7 +22,7 @@ import numpy as np
 from ..core.atomic import atomic
 from ..core.errors import GeometryError, UnreadableFile
 from ..core.image import Grid, Image, Mask, Source
-from .decoding import Peek, decoding, native, without_alpha
+from .decoding import Peek, decoding, native, rgb_names, without_alpha
 
 MM_PER_UNIT = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # xyzt_units: unknown, metre, millimetre, micron (NIfTI-1 standard)
 COMPRESSION = 3  # of gzip: masks shrink nearly as well as at 9, several times faster
@@ -43,7 +43,8 @@ def read_nifti(path: Path, name: str) -> Image:
             array *= np.float32(slope)
             array += np.float32(inter)
     source = Source(path, "nifti", name, header)
-    return Image(native(array), grid, source=source, notes=tuple(notes))
+    colours = rgb_names(3) if header.get_data_dtype().fields else ()
+    return Image(native(array), grid, colours, source=source, notes=tuple(notes))
 
 
 def peek_nifti(path: Path) -> Peek:

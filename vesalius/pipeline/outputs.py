@@ -81,9 +81,8 @@ class Outputs:
             told = "masks among the images would be taken for images the next time"
             raise OutputError(told, file=self.folder, fix="name an output folder of its own, beside that of the images")
         for path in inputs:
-            if isinstance(path, Path) and path.is_dir() and self.folder.resolve().is_relative_to(path.resolve()):
-                told = f"this lies inside the DICOM folder that is read, {path}, and would be taken for a part of it"
-                raise OutputError(told, file=self.folder, fix="name an output folder beside it")
+            if isinstance(path, Path):
+                self.require_beside(path)
         if self.format is None or FORMATS[OUTPUTS[self.format]].fit is None:
             return
         problems = []
@@ -101,6 +100,12 @@ class Outputs:
         if problems:
             all_of_them = f"; so it is with all {len(problems)} cases" if problems[1:] else ""
             raise OutputError(problems[0].problem + all_of_them, file=problems[0].file, fix=problems[0].fix)
+
+    def require_beside(self, image: Path) -> None:
+        """Raises OutputError for a place inside an image that is a folder, which would be taken for a part of it."""
+        if image.is_dir() and self.folder.resolve().is_relative_to(image.resolve()):
+            told = f"this lies inside the folder that is read, {image}, and would be taken for a part of it"
+            raise OutputError(told, file=self.folder, fix="name an output folder beside it")
 
     def probabilities(self, image: Image) -> Path:
         """Where probabilities go: a folder of their own, so that a folder of masks holds masks only."""

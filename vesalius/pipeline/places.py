@@ -41,6 +41,7 @@ class Places:
             raise OutputError("a video cannot hold labels", file=out, fix=fix)
         source = image.source.path if image.source else Path(image.name)
         self.outputs = Outputs.of(out, [source], format)
+        self.outputs.require_beside(source)
         self.target = self._frames_path(source) if self.frames else self.outputs.mask_path(image)
         if self.frames and overlays:
             require_av()  # before anything is computed

@@ -397,9 +397,9 @@ class Session:
             where = "" if grid.dims == 2 or plane is None else " on this slice"
             raise InputError(f"the mask prompt is empty{where}", file=file, fix="give one that marks the object, or leave it out")
         part = values if plane is None or values.ndim == 2 else plane.take(values)
-        if values.dtype.kind in "iu" and len(labels := np.unique(part[part > 0])) > 1:
+        if len(labels := np.unique(part[part > 0])) > 1:
             problem = f"the mask prompt holds {len(labels)} labels, and one object is meant"
-            raise InputError(problem, file=file, fix="give a mask of one of them alone")
+            raise InputError(problem, file=file, fix="give a mask of one of them alone; of probabilities, those above one half")
         return replace(prompt, mask=whole)
 
     def _read_mask(self, file: Path, plane: Plane | None) -> np.ndarray:

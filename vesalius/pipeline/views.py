@@ -39,7 +39,7 @@ class View:
         file, several = image.source.path if image.source else None, f"the image has {len(image.array)} channels"
         if len(image.array) not in (1, 3):
             raise ChannelError(several, file=file, fix="prompts need a grey or an RGB image")
-        if len(image.array) == 3 and image.grid.dims == 3 and image.array.dtype != np.uint8 and image.channels != COLOURS:
+        if len(image.array) == 3 and image.grid.dims == 3 and image.channels != COLOURS:
             fix = f"give one of them alone; where they are colours, Image(..., channels={COLOURS})"
             raise ChannelError(f"{several}, and nothing says that they are colours", file=file, fix=fix)
         if image.array.dtype.kind == "f" and not all(np.isfinite(plane).all() for channel in image.array for plane in channel):

@@ -68,6 +68,8 @@ def test_components_are_channels(tmp_path, suffix):
     path, _ = saved(tmp_path / f"a{suffix}", array, vector=True)
     np.testing.assert_array_equal(read(path).array, array.transpose(3, 0, 1, 2))
     assert peek(path).channels == 3
+    assert read(path).channels == ("red", "green", "blue")
+    assert read(saved(tmp_path / f"v{suffix}", array.astype(np.float32), vector=True)[0]).channels[0] == "channel_0"  # vectors
 
 
 def test_a_header_without_spacing_never_becomes_one_millimetre(tmp_path):

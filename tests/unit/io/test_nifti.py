@@ -69,6 +69,9 @@ def test_the_fourth_axis_becomes_channels_and_rgb_voxels_three(tmp_path):
     rgba["G"], rgba["A"] = 7, 255
     opaque = read(saved(tmp_path / "rgba.nii.gz", rgba, OBLIQUE))
     assert np.array_equal(opaque.array, image.array) and opaque.notes == ("an opaque alpha channel was dropped",)
+    assert image.channels == opaque.channels == ("red", "green", "blue")
+    three = read(saved(tmp_path / "three.nii.gz", four[..., [0, 1, 0]].astype(np.uint8), OBLIQUE))
+    assert three.channels == ("channel_0", "channel_1", "channel_2")  # volumes, which are no colours
     assert peek(tmp_path / "rgba.nii.gz").channels == 3
     rgba["A"][0] = 9
     with pytest.raises(ChannelError, match="not opaque"):

@@ -331,7 +331,7 @@ def test_the_mask_prompt_of_a_slice_or_a_frame_may_be_a_picture(tmp_path):
 def test_a_mask_prompt_of_several_labels_is_no_one_object(tmp_path):
     labels = LOWER.astype(np.uint8) + 2 * UPPER
     write(Mask(labels[None], picture().grid), tmp_path / "m.png")
-    for mask in (labels, tmp_path / "m.png"):
+    for mask in (labels, labels.astype(float), tmp_path / "m.png"):  # nibabel's get_fdata gives labels as floats
         with pytest.raises(InputError, match="holds 2 labels, and one object is meant"):
             session().predict(mask=mask)
     assert np.array_equal(session().predict(mask=255 * LOWER.astype(np.uint8)), LOWER)

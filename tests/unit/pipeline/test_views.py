@@ -57,10 +57,10 @@ def test_an_image_of_two_channels_is_refused():
 def test_three_volumes_are_no_colours_unless_that_is_said():
     values = np.random.default_rng(0).normal(size=(3, 4, 5, 6)).astype(np.float32)
     several = Image(values, Grid((4, 5, 6)))
-    with pytest.raises(ChannelError, match="3 channels, and nothing says that they are colours"):
-        View.of(several, None, RULE)
+    for each in (several, replace(several, array=(values > 0).astype(np.uint8))):
+        with pytest.raises(ChannelError, match="3 channels, and nothing says that they are colours"):
+            View.of(each, None, RULE)
     assert View.of(replace(several, channels=("red", "green", "blue")), None, RULE).picture(Plane(0, 0)).shape == (5, 6, 3)
-    View.of(Image((values > 0).astype(np.uint8), several.grid), None, RULE)  # RGB voxels of 8 bits
 
 
 def test_what_is_no_number_is_refused_as_readers_do():
