@@ -104,6 +104,8 @@ def segment_prompted(input: str | Path, out: str | Path, options: PromptOptions,
     if bool(options.objects) == bool(options.everything):
         raise InputError("either objects are prompted, or everything is wanted", fix="give prompts, or --everything alone")
     image = open_image(input, series=options.series, frames=options.video)
+    if options.sibling is False and image.grid.dims == 2:
+        raise InputError("a picture has no slices to go through one by one", fix="leave out --slice-by-slice")
     _require_fit(image, options)  # all prompts are looked at before weights are loaded
     places = Places(image, out, options.format, overwrite=options.overwrite, overlays=options.overlays)
     try:
@@ -188,13 +190,28 @@ def _objects(session: Session, options: PromptOptions, places: Places, tell: Wat
 
 
 def _lost(session: Session, slices: Slices, name: str, options: PromptOptions) -> list[str]:
-    """Through which frames an object was followed, where not through all."""
-    if not session.of_frames or session.image.grid.dims == 2 or not options.propagate:
+    """Through which frames an object was followed, where not through all; of a volume, where it stays on one slice."""
+    held = sorted(slices.logits)
+    if session.image.grid.dims == 2 or not options.propagate:
         return []
-    first, last, end = min(slices.logits), max(slices.logits), session.image.grid.shape[0] - 1
-    followed = f"through frames {first} to {last}" if first < last else f"nowhere from frame {first}"
+    if not session.of_frames:
+        alone = slices.trust is None and len(held) == 1
+        return [f"'{name}' is on slice {held[0]} alone: beside it nothing was found to go on by"] if alone else []
+    end = session.image.grid.shape[0] - 1
+    followed = f"through frames {runs_of(held)}" if len(held) > 1 else f"nowhere from frame {held[0]}"
     why = "it was lost there, or left the picture"
-    return [] if (first, last) == (0, end) else [f"'{name}' was followed {followed}, of 0 to {end}: {why}"]
+    return [] if len(held) == end + 1 else [f"'{name}' was followed {followed}, of 0 to {end}: {why}"]
+
+
+def runs_of(numbers: Sequence[int]) -> str:
+    """Whole numbers that rise, in words: 0 to 3, 5, 7 to 9."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1][1:] = [number]
+        else:
+            runs.append([number])
+    return ", ".join(" to ".join(map(str, run)) for run in runs)
 
 
 def _found(session: Session, groups: Sequence[Sequence[ObjectPrompt]], options: PromptOptions) -> Iterator[Answer]:

@@ -12,7 +12,8 @@ words                   said again on the slices where propagation begins
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -114,7 +115,27 @@ def follow(
         return _within(_with_points(asked, heard.get(index)), box)
 
     logits = propagate(lambda index: look(Plane(axis, index)), seeds, reach, options, prompted=prompted)
-    return Slices(axis, logits)
+    return Slices(axis, logits if box is None else Within(logits, box))
+
+
+class Within(Mapping[int, np.ndarray]):
+    """Logits (H, W) by slice, and nothing outside the box x0, y0, x1, y1 that the user gave of each; cut when asked for."""
+
+    def __init__(self, logits: Mapping[int, np.ndarray], box: Sequence[float]):
+        self.logits, (x0, y0, x1, y1) = logits, box
+        self.inside = slice(math.floor(y0), math.ceil(y1)), slice(math.floor(x0), math.ceil(x1))
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        logits = self.logits[index]
+        cut = np.full_like(logits, OUTSIDE)
+        cut[self.inside] = logits[self.inside]
+        return cut
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.logits)
+
+    def __len__(self) -> int:
+        return len(self.logits)
 
 
 def find_whole(prompts: Sequence[ObjectPrompt], grid: Grid, answer: Answer, find: Find) -> Slices:
