@@ -201,12 +201,13 @@ def _own_folds(file: Path, known: set[str]) -> tuple[Fold, ...]:
     if not file.is_file():
         return ()
     try:
-        folds = tuple((tuple(fold["train"]), tuple(fold["val"])) for fold in json.loads(file.read_text(encoding="utf-8-sig")))
+        read = json.loads(file.read_text(encoding="utf-8-sig"))
+        folds = tuple((tuple(map(str, fold["train"])), tuple(map(str, fold["val"]))) for fold in read)
     except (OSError, ValueError, TypeError, KeyError) as error:
         told = 'this is no list of folds {"train": [...], "val": [...]}'
         raise DatasetError(told, file=file, fix="mend it, or move it away") from error
     for k, (train, validation) in enumerate(folds):
-        strange = sorted(str(name) for name in {*train, *validation} - known)
+        strange = sorted({*train, *validation} - known)
         doubled = sorted(set(train) & set(validation))
         if strange or doubled or not train or not validation:
             told = f"names {strange[0]}, which is no case here" if strange else "leaves one side empty"
