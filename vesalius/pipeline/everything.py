@@ -306,15 +306,15 @@ class _Crop:
         self.held -= state.nbytes
         rows, columns = (state.rows, state.columns) if isinstance(state, Cut) else (slice(0, None), slice(0, None))
         logits = logits[None, rows, columns]  # what lies outside is in no mask
-        score, mask = float(stability(logits, self.options.stability_score_offset)), logits > 0
-        if score < self.options.least_stability:
+        score, mask = stability(logits, self.options.stability_score_offset), logits > 0
+        if not score >= self.options.least_stability:  # in float32, as the original does: 0.95 is enough where 0.95 is asked
             return
         inside, corner = mask_boxes(mask)[0].cpu().numpy(), np.array((columns.start, rows.start) * 2)
         box = inside + corner if mask.any() else inside
         if not cut_by_crop((box + np.tile(self.box[:2], 2))[None], self.box, *self.shape)[0]:
             x, y = candidate.point + self.box[:2]
             region = Region.of(
-                mask[0].cpu().numpy(), inside, iou=candidate.iou, stability=score,
+                mask[0].cpu().numpy(), inside, iou=candidate.iou, stability=float(score),
                 point=(float(x), float(y)), crop=tuple(self.box.tolist()),
             )  # fmt: skip
             candidate.region = replace(region, box=box)

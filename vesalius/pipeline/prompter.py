@@ -174,7 +174,7 @@ class FrameLook:
 
     def full(self, state: Tensor) -> Tensor:
         with torch.inference_mode():
-            scores = self.frame.restore(state[:, None], self.size)[:, 0]
+            scores = self.frame.restore(state[:, None].to(self.features.device), self.size)[:, 0]  # masks wait on the CPU
             return scores if self.frame.decide == "logits" else scores.logit(eps=1e-6)
 
     def believed(self, mask: np.ndarray) -> Tensor:

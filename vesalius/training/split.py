@@ -1,4 +1,4 @@
-"""Who is trained on and who is looked at: patients are never on both sides."""
+"""Who is trained on and who is looked at: patients are on one side, but where a dataset's own split has them on both."""
 
 from __future__ import annotations
 
@@ -39,14 +39,15 @@ def split_cases(
     Raises DatasetError where there are too few patients, and for another number of folds than its own.
     """
     if own and folds not in (None, len(own)):
-        raise DatasetError(f"the dataset brings {len(own)} folds of its own (splits_final.json), not {folds}",
-                           fix=f"ask for --folds {len(own)}, or move that file away")  # fmt: skip
+        ask = f"ask for --folds {len(own)}" if len(own) > 1 else "leave out --folds"
+        told = f"the dataset brings {count(len(own), 'fold')} of its own (splits_final.json), not {folds}"
+        raise DatasetError(told, fix=f"{ask}, or move that file away")
     if own and 0 <= fold < len(own):
         train, validation = own[fold]
         left = len(cases) - len(train) - len(validation)
         rest = f"; {count(left, 'case')} on neither side" if left else ""
         sides = f"{count(len(train), 'case')} to train, {len(validation)} to validate"
-        say(f"fold {fold} of the dataset's own {len(own)}: {sides}{rest}")
+        say(f"fold {fold} of the dataset's own {len(own)}: {sides}{rest}{shared(cases, train, validation)}")
         return Split(tuple(train), tuple(validation))
     fixed = [case for case in cases if case.split == "validation"]
     if folds is not None and folds < 2:
@@ -54,8 +55,9 @@ def split_cases(
     if fixed and folds is None:
         if len(fixed) == len(cases):
             raise DatasetError("every case is in the dataset's validation split", fix="put cases into its train folder")
-        say(f"the dataset's own split: {len(cases) - len(fixed)} to train, {len(fixed)} to validate")
-        return Split(tuple(c.name for c in cases if c.split != "validation"), tuple(c.name for c in fixed))
+        train, validation = tuple(c.name for c in cases if c.split != "validation"), tuple(c.name for c in fixed)
+        say(f"the dataset's own split: {len(train)} to train, {len(fixed)} to validate{shared(cases, train, validation)}")
+        return Split(train, validation)
     patients = sorted({case.patient for case in cases})
     if len(patients) < max(2, folds or 2):
         raise DatasetError(f"{len(patients)} patients cannot be split", fix="add cases of other patients, or ask for fewer folds")
@@ -71,6 +73,13 @@ def split_cases(
     validation = tuple(case.name for case in cases if case.patient in held)
     say(f"{count(len(train), 'case')} to train, {len(validation)} to validate, split by patient with seed {seed}")
     return Split(train, validation)
+
+
+def shared(cases: Sequence[Any], train: Sequence[str], validation: Sequence[str]) -> str:
+    """What to say of patients that a dataset's own split has on both sides; nothing where there is none."""
+    ours, theirs = ({case.patient for case in cases if case.name in names} for names in (set(train), set(validation)))
+    both = sorted(ours & theirs)
+    return f"; {count(len(both), 'patient')} on BOTH sides ({both[0]}), which flatters the scores" if both else ""
 
 
 def write_split(split: Split, path: Path) -> None:

@@ -483,6 +483,7 @@ def test_the_folds_of_nnunet_are_those_of_the_dataset(tmp_path):
     assert open_dataset(root).folds == ((("a", "b"), ("c",)), (("c",), ("a", "b")))
     for broken, told in (
         ([{"train": ["a", "x"], "val": ["c"]}], "fold 0 names x, which is no case here"),
+        ([{"train": [["a"]], "val": ["c"]}], r"fold 0 names \['a'\], which is no case here"),
         ([{"train": ["a", "b"], "val": ["b"]}], "fold 0 has b on both sides"),
         ([{"train": ["a"], "val": []}], "fold 0 leaves one side empty"),
         ([{"train": [["a"]], "val": ["c"]}], r"names \['a'\], which is no case here"),

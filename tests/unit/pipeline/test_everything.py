@@ -158,6 +158,22 @@ def test_what_is_cut_off_moves_no_pixel_that_counts(shape, aspect):
     assert smaller > 20
 
 
+def test_a_stability_score_that_is_just_reached_is_enough():
+    class Just(Discs):
+        def full(self, state):
+            logits = torch.full((len(state), *self.size), -5.0)
+            logits[:, 10:15, 10:14], logits[:, 10, 10] = 3.0, 0.5  # 20 pixels above -1, 19 of them above 1
+            return logits
+
+    options = EverythingOptions(2, pred_iou_thresh=0, stability_score_thresh=0.95)
+    same(everything(PICTURE, Just, options), plain_everything(PICTURE, Just, options))
+
+
+def test_masks_that_waited_on_the_cpu_are_made_where_the_model_is():
+    look = FrameLook(FramePrompter("far", None, Frame(128), "far"), torch.zeros(1, 1, 8, 8, device="meta"), (60, 84))
+    assert look.full(torch.zeros(2, 32, 32)).device.type == "meta"
+
+
 def test_suppression_prefers_the_earlier_of_equals():
     boxes = np.array([[0, 0, 10, 10], [0, 0, 10, 9], [20, 20, 30, 30]])
     assert suppress(boxes, np.array([1.0, 1.0, 2.0]), 0.5).tolist() == [2, 0]

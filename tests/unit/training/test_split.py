@@ -73,7 +73,7 @@ def test_a_split_comes_back_from_its_file(tmp_path):
 
 
 def test_folds_that_the_dataset_brings_are_kept():
-    own, told = ((("c00", "c01"), ("c02",)), (("c02",), ("c00", "c01"))), []
+    own, told = ((("c00", "c01"), ("c02",)), (("c02",), ("c00", "c01"))), []  # no patient is torn apart
     assert split(cases(4), own=own, say=told.append).validation == ("c02",)
     assert told == ["fold 0 of the dataset's own 2: 2 cases to train, 1 to validate; 1 case on neither side"]
     found = split(cases(4), own=own, folds=2, fold=1)
@@ -82,3 +82,17 @@ def test_folds_that_the_dataset_brings_are_kept():
         split(cases(20), own=own, folds=3)
     with pytest.raises(DatasetError, match="there is no fold 2 among 2"):
         split(cases(20), own=own, folds=2, fold=2)
+
+
+def test_a_fold_of_its_own_is_the_only_one():
+    with pytest.raises(DatasetError, match=r"brings 1 fold of its own \(splits_final.json\), not 5") as error:
+        split(cases(20), own=((("c00",), ("c02",)),), folds=5)
+    assert error.value.fix == "leave out --folds, or move that file away"  # one fold cannot be asked for
+
+
+def test_a_patient_whom_the_datasets_own_split_has_on_both_sides_is_told():
+    told = []
+    split(cases(6), own=((("c00", "c02"), ("c01", "c04")),), say=told.append)
+    split([*cases(3, 2, "train"), SimpleNamespace(name="v", patient="p1", split="validation")], say=told.append)
+    assert told[0].endswith("; 2 cases on neither side; 1 patient on BOTH sides (p0), which flatters the scores")
+    assert told[1].startswith("the dataset's own split: 3 to train, 1 to validate; 1 patient on BOTH sides (p1)")

@@ -194,7 +194,7 @@ class MaskDecoder(nn.Module):
                 continue
             drawn = image.new_full((len(image), len(wanted), 4 * fine.shape[2], 4 * fine.shape[3]), -math.inf)
             if worth[of_image].any():
-                drawn[worth[of_image]] = self._drawn(*(part[worth[of_image]] for part in parts))
+                drawn[worth[of_image]] = self._drawn(*(part[worth[of_image]] for part in parts)).to(drawn)  # CUDA norms in fp32
             found.append(drawn)
         return torch.cat(found)
 

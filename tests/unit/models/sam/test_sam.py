@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from vesalius.models.contract import Prompts
-from vesalius.models.sam import image_encoder
+from vesalius.models.sam import image_encoder, mask_decoder
 from vesalius.models.sam.image_encoder import RelativeAttention, ViTConfig, attend_folded, attend_in_parts, offsets
 from vesalius.models.sam.prompt_encoder import PromptEncoder
 from vesalius.models.sam.sam import PRESETS, SAM, SAMConfig
@@ -145,3 +145,29 @@ def test_prompts_that_predict_too_little_are_not_drawn_and_the_others_are_as_eve
     torch.testing.assert_close(some.iou, whole.iou, rtol=0, atol=0)
     torch.testing.assert_close(some.logits[worth], whole.logits[worth], rtol=0, atol=0)
     assert torch.isneginf(some.logits[~worth]).all() and torch.isfinite(some.logits[worth]).all()
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_prompts_that_are_answered_together_as_on_a_gpu_have_the_answers_of_each_alone(
+    bf16: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    sam = SAM(SAMConfig(ViTConfig(64, 16, 24, 2, 2, (1,), 2))).eval()
+    prompts = Prompts(points=torch.rand(6, 1, 2) * 64, labels=torch.ones(6, 1, dtype=torch.int64))
+    features, norm = torch.randn(1, 256, 4, 4), torch.nn.functional.layer_norm
+
+    def on_a_gpu(x: torch.Tensor, *rest: Any) -> torch.Tensor:  # autocast of CUDA computes norms in float32
+        with torch.autocast("cpu", enabled=False):
+            return norm(x.float(), *rest)
+
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        least = float(sam.decode(features, prompts, True).iou.amax(1).float().mean())
+        alone = sam.decode(features, prompts, True, least_iou=least)
+        monkeypatch.setattr(torch.nn.functional, "layer_norm", on_a_gpu)
+        monkeypatch.setattr(mask_decoder, "in_parts", lambda image, count: [image.expand(count, -1, -1)])
+        together = sam.decode(features, prompts, True, least_iou=least)
+    bound = 0.1 if bf16 else 1e-4
+    drawn = torch.isfinite(alone.logits)
+    assert drawn.any() and not drawn.all()
+    torch.testing.assert_close(together.iou.float(), alone.iou.float(), atol=bound, rtol=bound)
+    torch.testing.assert_close(together.logits.float(), alone.logits.float(), atol=bound, rtol=bound)
