@@ -266,8 +266,9 @@ def _everything(session: Session, options: PromptOptions, places: Places, tell: 
     canvas.put(plane, painted)
     places.write(canvas, None)
     _write_records(records, session, plane, places, chosen)
+    counts = canvas.counts(len(records))  # in the map, where smaller masks lie on top
     found = tuple(
-        FoundObject(i, f"object {i}", record["area"], record["predicted_iou"]) for i, record in enumerate(records, start=1)
+        FoundObject(i, f"object {i}", int(counts[i]), record["predicted_iou"]) for i, record in enumerate(records, start=1)
     )
     asked = f"pred_iou_thresh={chosen.pred_iou_thresh:g} and stability_score_thresh={chosen.stability_score_thresh:g}"
     notes = [] if records else [f"nothing was found: no mask reached {asked}; lower ones find less certain objects"]

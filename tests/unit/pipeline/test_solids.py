@@ -20,7 +20,7 @@ from vesalius.io.files import write
 from vesalius.models.solid import Solid, SolidConfig
 from vesalius.models.weights import save
 from vesalius.pipeline.cubes import Cube
-from vesalius.pipeline.prompted import PromptOptions, segment_prompted
+from vesalius.pipeline.prompted import PromptOptions, runs_of, segment_prompted
 from vesalius.pipeline.propagation import PropagateOptions
 from vesalius.pipeline.session import Session
 from vesalius.pipeline.solids import CubeOptions, Found, SolidPrompter, Told, box_of, load_solid, touches
@@ -209,6 +209,41 @@ def test_weights_name_the_cubes_that_belong_to_them_and_others_are_refused(tmp_p
         load_solid(tmp_path / "other.safetensors")
     with pytest.raises(InputError, match="never trained"):
         CubeOptions(section=9)
+
+
+class Leaking(FloodPrompter):
+    """It goes on by its mask alone, as `vesalius_mini` does, and so beyond any box."""
+
+    carries = "mask"
+
+
+def test_a_box_of_six_numbers_bounds_the_object_from_slice_to_slice_too(tmp_path):
+    image, mask = scan()
+    one = Session(image, Leaking(), cache=False, sibling=False)
+    box = (9, 15, 6, 17, 27, 14)  # less than the object along every axis
+    found, inside = one.predict(box=box), np.zeros(mask.shape, bool)
+    inside[6:14, 15:27, 9:17] = True
+    assert np.array_equal(found, mask & inside)
+    write(Mask((200 * mask).astype(np.uint8), image.grid, None), tmp_path / "scan.nii.gz")
+    options = PromptOptions((ObjectPrompt(box=box),), model=Leaking(), cache=False, sibling=False)
+    assert segment_prompted(tmp_path / "scan.nii.gz", tmp_path / "out", options).objects[0].voxels == found.sum()
+
+
+def test_an_object_that_stays_on_its_slice_and_a_picture_without_slices_are_told(tmp_path):
+    image, mask = scan()
+    alone = mask & (np.arange(len(mask)) == 10)[:, None, None]
+    write(Mask((200 * alone).astype(np.uint8), image.grid, None), tmp_path / "scan.nii.gz")
+    options = PromptOptions((ObjectPrompt(box=(6, 10, 22, 34), slice=10),), model=FloodPrompter(), cache=False, sibling=False)
+    done = segment_prompted(tmp_path / "scan.nii.gz", tmp_path / "out", options)
+    assert "'object 1' is on slice 10 alone: beside it nothing was found to go on by" in done.notes
+    write(Mask((200 * mask[10:11]).astype(np.uint8), Grid(mask[10:11].shape, None, dims=2), None), tmp_path / "picture.png")
+    picture = PromptOptions((ObjectPrompt(box=(6, 10, 22, 34)),), model=FloodPrompter(), cache=False, sibling=False)
+    with pytest.raises(InputError, match="a picture has no slices to go through one by one"):
+        segment_prompted(tmp_path / "picture.png", tmp_path / "out", picture)
+
+
+def test_frames_are_told_in_runs():
+    assert runs_of([0, 1, 2, 3, 5, 7, 8]) == "0 to 3, 5, 7 to 8" and runs_of([4]) == "4"
 
 
 class Saying(SolidPrompter):

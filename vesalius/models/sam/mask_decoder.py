@@ -10,11 +10,12 @@ after the masks' and corrects what they draw.
 
 Paper    Kirillov et al. 2023, arXiv:2304.02643, section 3 and appendix A, fig. 14
 Shapes   features (1 or P, D, h, w), tokens (P, T, D) -> logits (P, M, 4 h, 4 w), quality (P, M)
-Differs  what all prompts share is computed once (keys and values of the first look at the image); where a prompt has an image of
-         its own, it is not projected: with few tokens it is quicker to bring their queries, keys and values to the image's
-         channels, (W_q t) . (W_k x) = (W_k^T W_q t) . x; prompts go one after the other, so that their images stay in the cache;
-         the transposed convolutions, with kernel = stride, are linear layers on tokens, and pixels are put in order at the very
-         end, in the M masks alone; only the masks asked for are drawn, and of prompts that are not worth it none
+Differs  what all prompts share is computed once (what they look at first, and what that asks of them); where a prompt has an
+         image of its own, it is not projected: with few tokens it is quicker to bring their queries, keys and values to the
+         image's channels, (W_q t) . (W_k x) = (W_k^T W_q t) . x; images go one after the other, so that they stay in the cache,
+         while their tokens go together; the last look is for the tokens that are read; the transposed convolutions, with
+         kernel = stride, are linear layers on tokens, and pixels are put in order at the very end, in the M masks alone; only
+         the masks asked for are drawn, and of prompts that are not worth it none
 Parity   tests/parity/compare_sam.py, tests/parity/test_transformers_sam.py
 """
 

@@ -40,6 +40,8 @@ class SAMConfig:
     mask_channels  inner width of the mask prompt's convolutions
     text           width of text embeddings; 0: text prompts are refused
     hq             SAM-HQ: a token more, and finer features behind the others. Raises InputError with TinyViT
+
+    Raises InputError for a decoder of no depth.
     """
 
     encoder: Annotated[ViTConfig | TinyViTConfig, Field(discriminator="kind")] = VIT_B
@@ -54,6 +56,8 @@ class SAMConfig:
     def __post_init__(self) -> None:
         if self.hq and isinstance(self.encoder, TinyViTConfig):
             raise InputError("SAM-HQ is here for the encoders ViT-B, L and H alone", fix="give one of them")
+        if self.decoder_depth < 1:
+            raise InputError(f"a mask decoder of {self.decoder_depth} blocks answers nothing", fix="give decoder_depth=1 or more")
 
     @property
     def channels(self) -> int:
@@ -124,7 +128,7 @@ class SAM(nn.Module):
         Prompts of which no mask is predicted better than `least_iou` are not drawn: their logits are -inf.
         Raises InputError for prompts that these weights do not know, ShapeError for mask prompts of another size.
         """
-        if len(features) not in (1, len(prompts)):
+        if len(features) not in (1, len(prompts)) or not len(prompts):
             raise InputError(f"{len(prompts)} prompts about {len(features)} images", fix="give one image, or one a prompt")
         grid = (features.shape[2], features.shape[3])
         step = self.image_encoder.stride
