@@ -7,24 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
-from flood import FloodPrompter
 from PIL import Image
 from specimens import moving_block, video
 
 from vesalius.io.frames import Frames
-from vesalius.pipeline import prompted
 
 pytest.importorskip("av")
 COUNT = 15
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
-
-
-@pytest.fixture
-def flood(monkeypatch):
-    """The stand-in in place of a model with weights."""
-    prompter = FloodPrompter()
-    monkeypatch.setattr(prompted, "load_prompter", lambda *what, **rest: prompter)
-    return prompter
 
 
 @pytest.fixture
