@@ -195,7 +195,7 @@ def _lost(session: Session, slices: Slices, name: str, options: PromptOptions) -
     if session.image.grid.dims == 2 or not options.propagate:
         return []
     if not session.of_frames:
-        alone = slices.trust is None and len(held) == 1
+        alone = slices.trust is None and len(held) == 1 and (slices.logits[held[0]] > 0).any()
         return [f"'{name}' is on slice {held[0]} alone: beside it nothing was found to go on by"] if alone else []
     end = session.image.grid.shape[0] - 1
     followed = f"through frames {runs_of(held)}" if len(held) > 1 else f"nowhere from frame {held[0]}"

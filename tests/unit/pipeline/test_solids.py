@@ -236,6 +236,9 @@ def test_an_object_that_stays_on_its_slice_and_a_picture_without_slices_are_told
     options = PromptOptions((ObjectPrompt(box=(6, 10, 22, 34), slice=10),), model=FloodPrompter(), cache=False, sibling=False)
     done = segment_prompted(tmp_path / "scan.nii.gz", tmp_path / "out", options)
     assert "'object 1' is on slice 10 alone: beside it nothing was found to go on by" in done.notes
+    nothing = PromptOptions((ObjectPrompt(box=(0, 0, 3, 3), slice=2),), model=FloodPrompter(), cache=False, sibling=False)
+    told = segment_prompted(tmp_path / "scan.nii.gz", tmp_path / "nothing", nothing).notes
+    assert any("nowhere" in note for note in told) and not any("alone" in note for note in told)
     write(Mask((200 * mask[10:11]).astype(np.uint8), Grid(mask[10:11].shape, None, dims=2), None), tmp_path / "picture.png")
     picture = PromptOptions((ObjectPrompt(box=(6, 10, 22, 34)),), model=FloodPrompter(), cache=False, sibling=False)
     with pytest.raises(InputError, match="a picture has no slices to go through one by one"):
