@@ -20,6 +20,9 @@ except ImportError:  # Windows has no such locks
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # the disk, one's quota of it, the largest file that it or the system allows
 
 
+held: set[int] = set()  # open folders into which this process alone writes
+
+
 @contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path with the target's own suffix; on success it becomes `path`, else it vanishes.
@@ -88,6 +91,7 @@ def sole_writer(folder: Path) -> Iterator[None]:
         handle = os.open(folder, os.O_RDONLY)
     except OSError as error:
         raise output_error(error, folder) from error
+    held.add(handle)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -102,7 +106,18 @@ def sole_writer(folder: Path) -> Iterator[None]:
             with suppress(OSError):
                 folder.rmdir()
     finally:
+        held.discard(handle)
         os.close(handle)
+
+
+def let_go() -> None:
+    """What a fork has of its parent's folders: workers that outlive a killed training would keep it locked."""
+    while held:
+        os.close(held.pop())
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=let_go)
 
 
 def output_error(error: OSError, path: Path) -> Exception:

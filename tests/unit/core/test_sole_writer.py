@@ -1,5 +1,7 @@
 """One process writes into a folder at a time, and whatever ends it lets the next one in."""
 
+import os
+import signal
 import subprocess
 import sys
 
@@ -10,11 +12,17 @@ from vesalius.core.errors import OutputError
 
 pytest.importorskip("fcntl", reason="this system has no such locks")
 HOLD = """
+import os
 import sys
+import time
 from pathlib import Path
 from vesalius.core.atomic import sole_writer
 with sole_writer(Path(sys.argv[1])):
-    print("held", flush=True)
+    worker = os.fork() if len(sys.argv) > 2 else "held"  # as those that load a training's cases
+    if worker == 0:
+        time.sleep(60)
+        os._exit(0)
+    print(worker, flush=True)
     sys.stdin.read()
 """
 
@@ -33,6 +41,22 @@ def test_a_second_writer_is_refused_until_the_first_is_gone_even_by_kill(tmp_pat
     with sole_writer(run):
         (run / "plan.toml").touch()
     assert run.is_dir()
+
+
+def test_a_worker_that_outlives_a_killed_writer_keeps_nobody_out(tmp_path):
+    words = [sys.executable, "-c", HOLD, tmp_path / "run", "fork"]
+    holder = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    worker = int(holder.stdout.readline())
+    with pytest.raises(OutputError), sole_writer(tmp_path / "run"):
+        pass
+    holder.kill()
+    holder.wait()
+    try:
+        os.kill(worker, 0)  # it is still there
+        with sole_writer(tmp_path / "run"):
+            pass
+    finally:
+        os.kill(worker, signal.SIGKILL)
 
 
 def test_a_folder_that_stays_empty_is_gone_again_and_a_file_in_its_place_is_the_callers_to_refuse(tmp_path):
