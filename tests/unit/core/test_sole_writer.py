@@ -18,10 +18,14 @@ import time
 from pathlib import Path
 from vesalius.core.atomic import sole_writer
 with sole_writer(Path(sys.argv[1])):
-    worker = os.fork() if len(sys.argv) > 2 else "held"  # as those that load a training's cases
-    if worker == 0:
-        time.sleep(60)
-        os._exit(0)
+    worker, (ends, starts) = "held", os.pipe()
+    if len(sys.argv) > 2:
+        worker = os.fork()  # as those that load a training's cases
+        if worker == 0:
+            os.write(starts, b"!")
+            time.sleep(60)
+            os._exit(0)
+        os.read(ends, 1)
     print(worker, flush=True)
     sys.stdin.read()
 """
