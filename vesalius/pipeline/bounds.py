@@ -51,7 +51,7 @@ def window(low: Tensor, taps: tuple[Taps, Taps], floor: float) -> Window:
         lit = hot.any(1 - axis).nonzero()[:, 0]
         first, last = (int(lit[0]), int(lit[-1])) if len(lit) else (0, 0)
         touched = ((runs.first <= last) & (runs.last >= first)).nonzero()[:, 0]
-        a, b = int(touched[0]), int(touched[-1]) + 1
+        a, b = (int(touched[0]), int(touched[-1]) + 1) if len(touched) else (0, 1)  # none: they lie beside the picture
         begin = int(runs.first[a])
         cells.append(slice(begin, int(runs.last[b - 1]) + 1))
         near.append(Taps(runs.starts[a : b + 1], runs.first[a:b] - begin, runs.last[a:b] - begin))

@@ -174,6 +174,19 @@ def test_masks_that_waited_on_the_cpu_are_made_where_the_model_is():
     assert look.full(torch.zeros(2, 32, 32)).device.type == "meta"
 
 
+@pytest.mark.parametrize("lit", [(slice(28, 32), slice(0, 32)), (slice(0, 0), slice(0, 0)), (slice(0, 1), slice(0, 1))])
+def test_masks_beside_the_picture_alone_or_nowhere_leave_a_window_all_the_same(lit):
+    """A picture that is wider than high fills the upper part of a SAM's square: below it cells may be anything."""
+    look = Waves(np.zeros((60, 128, 3), np.uint8))
+    low = torch.full((2, 32, 32), -9.0)
+    low[(slice(None), *lit)] = 5.0
+    near = window(low, look.taps, -1.0)
+    assert near.low.shape[1] >= 1 and near.low.shape[2] >= 1
+    full, bounds = look.full(low) > 0, box_bounds(*extremes(near.low, near.taps), near.taps)
+    kept = cut(near, 0, extremes(near.low, near.taps)[1][0], bounds, -1.0, (32, 32))
+    assert torch.equal(look.full(kept.whole()[None]) > 0, full[:1])
+
+
 def test_suppression_prefers_the_earlier_of_equals():
     boxes = np.array([[0, 0, 10, 10], [0, 0, 10, 9], [20, 20, 30, 30]])
     assert suppress(boxes, np.array([1.0, 1.0, 2.0]), 0.5).tolist() == [2, 0]
