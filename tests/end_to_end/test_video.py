@@ -9,6 +9,7 @@ import pytest
 import tifffile
 from PIL import Image
 from specimens import moving_block, video
+from two_patches import fine, refused
 
 from vesalius.io.frames import Frames
 
@@ -26,18 +27,6 @@ def truth(frame):
     mask = np.zeros((30, 40), bool)
     mask[8:18, 4 + frame : 16 + frame] = True
     return mask
-
-
-def fine(result):
-    assert result.exit_code == 0, (result.stderr, result.exception)
-    return result
-
-
-def refused(result, *words):
-    assert result.exit_code == 2, (result.exit_code, result.stderr, result.exception)
-    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1, result.stderr
-    for word in words:
-        assert word.lower() in result.stderr.lower(), f"{word!r} is not said: {result.stderr}"
 
 
 BOX = "11,8,23,18"  # around the block on frame 7
